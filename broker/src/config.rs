@@ -1,0 +1,68 @@
+//! What a broker may be told: addresses and limits. Every limit has a unit, a default and an outcome at the bound.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+/// One address that devices connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// Where to listen; port 0 takes a free one.
+    pub bind: SocketAddr,
+}
+
+/// Limits that hold for the whole broker and for each connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once. Default 10,000. At the bound a new one gets CONNACK 0x89 (3.1.1: 0x03) and is closed.
+    pub connections_max: usize,
+    /// Sessions remembered while their client is away. Default 10,000. At the bound the one away longest is dropped.
+    pub sessions_max: usize,
+    /// Seconds a session is remembered at the most, whatever its client asked for. Default 30 days.
+    pub session_expiry_secs_max: u32,
+    /// From accept to a complete CONNECT. Default 10 s. At the bound the connection is closed.
+    pub connect_timeout: Duration,
+    /// Keep Alive at the most, seconds; 0 sets no bound. Default 0. At the bound 5.0 clients get Server Keep Alive.
+    pub keep_alive_secs_max: u16,
+    /// A whole packet, bytes. Default 256 KiB. At the bound: DISCONNECT 0x95 (5.0), connection closed.
+    pub packet_bytes_max: u32,
+    /// Unacknowledged QoS 1 and 2 PUBLISH per connection. Default 256. 5.0: advertised as Receive Maximum, DISCONNECT
+    /// 0x93 beyond; 3.1.1: we stop reading.
+    pub receive_maximum: NonZeroU16,
+    /// Topic Aliases per connection. Default 32. At the bound: DISCONNECT 0x94.
+    pub topic_alias_maximum: u16,
+    /// Topic Name, bytes. Default 1,024. At the bound: refused with 0x90 (5.0), connection closed (3.1.1).
+    pub topic_bytes_max: usize,
+    /// Topic levels. Default 64. At the bound: as `topic_bytes_max`.
+    pub topic_levels_max: usize,
+    /// Client Identifier, bytes. Default 256. At the bound: CONNACK 0x85 (3.1.1: 0x02).
+    pub client_id_bytes_max: usize,
+    /// Bytes of topics and payloads that are accepted but not yet stored, all connections together. Default 32 MiB. At
+    /// the bound we stop reading sockets.
+    pub unstored_bytes_max: u32,
+    /// Messages queued for the spool. Default 4,096. At the bound we stop reading sockets.
+    pub unstored_messages_max: usize,
+    /// How long a write to a client may take. Default 20 s. At the bound the connection is closed.
+    pub write_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 10_000,
+            sessions_max: 10_000,
+            session_expiry_secs_max: 30 * 24 * 3_600,
+            connect_timeout: Duration::from_secs(10),
+            keep_alive_secs_max: 0,
+            packet_bytes_max: 256 * 1024,
+            receive_maximum: NonZeroU16::new(256).expect("not zero"),
+            topic_alias_maximum: 32,
+            topic_bytes_max: 1_024,
+            topic_levels_max: 64,
+            client_id_bytes_max: 256,
+            unstored_bytes_max: 32 * 1024 * 1024,
+            unstored_messages_max: 4_096,
+            write_timeout: Duration::from_secs(20),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Topic patterns: which Topic Names a dataset takes, and which of their levels become columns.

@@ -1,0 +1,9 @@
+//! The disk of Forebay: the spool that acknowledges, and the datasets it is sealed into. No socket, no MQTT types.
+//!
+//! Reading order: [`position`], [`message`], `spool` (the log in redb, group commit), [`dataset`] (message to row),
+//! `batcher` (when to cut), `slice` (Parquet), `odf` (the chain of blocks), `sealer` (spool to slice to block),
+//! `durable_fs`, `verify`.
+
+pub mod dataset;
+pub mod message;
+pub mod position;
