@@ -4,11 +4,13 @@
 //! PUBREC leaves only after whoever stores has resolved its [`inbound::Ticket`] with "it is on disk". There is no disk, no
 //! dataset and no routing here.
 //!
-//! Reading order: [`config`], `codec` (bytes to packets), [`packet`] and [`reason`], `session` (the protocol as a value:
+//! Reading order: [`config`], [`codec`] (bytes to packets), [`packet`] and [`reason`], `session` (the protocol as a value:
 //! packets and `now` in, actions out), `registry` (who is connected, takeover), `connection` (one session over one
 //! socket), `listener`.
 
+pub mod codec;
 pub mod config;
 pub mod inbound;
 pub mod packet;
 pub mod reason;
+pub mod topic;

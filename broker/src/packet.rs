@@ -153,6 +153,12 @@ impl Topic {
         (fits && !text.contains(['+', '#', '\0'])).then_some(Self(bytes))
     }
 
+    /// Takes a Topic Name that the codec has just checked.
+    pub(crate) fn checked(bytes: Bytes) -> Self {
+        debug_assert!(Self::new(bytes.clone()).is_some(), "the codec checks first");
+        Self(bytes)
+    }
+
     /// The Topic Name.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("checked when it was made")

@@ -1,0 +1,1 @@
+//! The rules of the codec, one test each.
