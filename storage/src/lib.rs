@@ -5,5 +5,7 @@
 //! `durable_fs`, `verify`.
 
 pub mod dataset;
+pub mod durable_fs;
 pub mod message;
+pub mod odf;
 pub mod position;
