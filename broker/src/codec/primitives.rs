@@ -165,7 +165,10 @@ pub(super) fn put_variable_byte_integer(buffer: &mut BytesMut, mut value: usize)
 
 /// Writes a UTF-8 Encoded String. Longer than 65,535 bytes it is cut at a character, since its length has 16 bits.
 pub(super) fn put_text(buffer: &mut BytesMut, text: &str) {
-    let end = text.floor_char_boundary(usize::from(u16::MAX));
+    let mut end = text.len().min(usize::from(u16::MAX));
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
     let text = text.get(..end).unwrap_or_default();
     buffer.put_u16(text.len() as u16);
     buffer.put_slice(text.as_bytes());
