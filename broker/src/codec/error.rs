@@ -26,9 +26,7 @@ pub enum CodecError {
     #[error("a Variable Byte Integer has more bytes than it needs [MQTT-1.5.5-1]")]
     VariableByteIntegerNotMinimal,
     /// The whole packet, fixed header included, is larger than our Maximum Packet Size.
-    #[error(
-        "a packet of {bytes} bytes is larger than the {limit} that are allowed [MQTT-3.2.2-15]"
-    )]
+    #[error("a packet of {bytes} bytes is larger than the {limit} that are allowed [MQTT-3.2.2-15]")]
     PacketTooLarge {
         /// Of the whole packet.
         bytes: u32,
@@ -39,9 +37,7 @@ pub enum CodecError {
     #[error("these bytes are not exactly one packet")]
     NotOneFrame,
     /// A field ends after its packet, or a property after its Property Length.
-    #[error(
-        "a field runs past the end of its packet or of its properties (MQTT section 1.2, malformed packet)"
-    )]
+    #[error("a field runs past the end of its packet or of its properties (MQTT section 1.2, malformed packet)")]
     Truncated,
     /// Bytes are left after the last field.
     #[error("bytes follow the last field of the packet (MQTT section 1.2, malformed packet)")]
@@ -111,9 +107,7 @@ pub enum CodecError {
     #[error("property 0x{0:02X} is 0 (MQTT sections 3.1.2.11.3, 3.1.2.11.4, 3.8.2.1.2)")]
     PropertyZero(u8),
     /// A byte property that is neither 0 nor 1.
-    #[error(
-        "property 0x{0:02X} is neither 0 nor 1 (MQTT sections 3.1.2.11.6, 3.1.2.11.7, 3.3.2.3.2)"
-    )]
+    #[error("property 0x{0:02X} is neither 0 nor 1 (MQTT sections 3.1.2.11.6, 3.1.2.11.7, 3.3.2.3.2)")]
     PropertyNotBoolean(u8),
     /// Topic Alias 0.
     #[error("Topic Alias is 0 [MQTT-3.3.2-8]")]
@@ -142,9 +136,7 @@ pub enum CodecError {
     #[error("`+` must be a whole level of a Topic Filter [MQTT-4.7.1-2]")]
     SingleLevelWildcard,
     /// `$share/` without a ShareName, with wildcards in it, or without a filter after it (5.0).
-    #[error(
-        "a Shared Subscription must be $share/NAME/FILTER, NAME without wildcards [MQTT-4.8.2-1] [MQTT-4.8.2-2]"
-    )]
+    #[error("a Shared Subscription must be $share/NAME/FILTER, NAME without wildcards [MQTT-4.8.2-1] [MQTT-4.8.2-2]")]
     SharedSubscription,
     /// Reserved bits of the Subscription Options.
     #[error("reserved bits of the Subscription Options are set [MQTT-3.8.3-5]")]

@@ -65,10 +65,7 @@ pub fn inspect(buffer: &[u8], packet_bytes_max: u32) -> Result<Frame, CodecError
 ///
 /// # Errors
 /// As [`inspect`]; `buffer` is untouched then, and there is no way to resynchronise: the connection must end.
-pub fn next_frame(
-    buffer: &mut BytesMut,
-    packet_bytes_max: u32,
-) -> Result<Option<Bytes>, CodecError> {
+pub fn next_frame(buffer: &mut BytesMut, packet_bytes_max: u32) -> Result<Option<Bytes>, CodecError> {
     match inspect(buffer, packet_bytes_max)? {
         Frame::Whole { bytes } => Ok(Some(buffer.split_to(bytes).freeze())),
         Frame::Incomplete { .. } => Ok(None),

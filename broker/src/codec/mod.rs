@@ -53,10 +53,7 @@ use shared::Level;
 ///
 /// # Errors
 /// Any [`CodecError`]; [`CodecError::connect_reason`] is what the CONNACK says, and [`answer_version`] how.
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "symmetric with `decode`, which keeps a share of the frame"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "symmetric with `decode`, which keeps a share of the frame")]
 pub fn decode_connect(frame: Bytes) -> Result<Connect, CodecError> {
     let (packet_type, body) = frame::split(&frame)?;
     if packet_type != PacketType::Connect {
@@ -73,8 +70,7 @@ pub fn decode_connect(frame: Bytes) -> Result<Connect, CodecError> {
 /// The version in which to answer a CONNECT that [`decode_connect`] refused: 5.0 when its Protocol Version is 5, and
 /// otherwise 3.1.1, whose four-byte CONNACK every older client understands.
 pub fn answer_version(frame: &Bytes) -> ProtocolVersion {
-    let level =
-        frame::split(frame).and_then(|(_, body)| shared::protocol_level(&mut Reader::new(body)));
+    let level = frame::split(frame).and_then(|(_, body)| shared::protocol_level(&mut Reader::new(body)));
     match level {
         // A bridge sets the top bit to say that it is one.
         Ok(Level::V5 | Level::Other(0x85)) => ProtocolVersion::V5,
@@ -93,15 +89,9 @@ pub fn decode(frame: Bytes, version: ProtocolVersion) -> Result<Incoming, CodecE
     let (packet_type, body) = frame::split(&frame)?;
     let body = Reader::new(body);
     match (packet_type, version) {
-        (PacketType::Publish(flags), ProtocolVersion::V311) => {
-            v4::publish(flags, body, &frame).map(Incoming::Publish)
-        }
-        (PacketType::Publish(flags), ProtocolVersion::V5) => {
-            v5::publish(flags, body, &frame).map(Incoming::Publish)
-        }
-        (PacketType::Connect, _) => {
-            decode_connect(frame).map(|connect| Incoming::Connect(Box::new(connect)))
-        }
+        (PacketType::Publish(flags), ProtocolVersion::V311) => v4::publish(flags, body, &frame).map(Incoming::Publish),
+        (PacketType::Publish(flags), ProtocolVersion::V5) => v5::publish(flags, body, &frame).map(Incoming::Publish),
+        (PacketType::Connect, _) => decode_connect(frame).map(|connect| Incoming::Connect(Box::new(connect))),
         (PacketType::PubRel, ProtocolVersion::V311) => v4::pubrel(body),
         (PacketType::PubRel, ProtocolVersion::V5) => v5::pubrel(body),
         (PacketType::Subscribe, ProtocolVersion::V311) => v4::subscribe(body),

@@ -29,11 +29,7 @@ impl<'a> Reader<'a> {
 
     /// Nothing may be left.
     pub(super) fn finish(self) -> Result<(), CodecError> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(CodecError::TrailingBytes)
-        }
+        if self.rest.is_empty() { Ok(()) } else { Err(CodecError::TrailingBytes) }
     }
 
     pub(super) fn u8(&mut self) -> Result<u8, CodecError> {
@@ -98,19 +94,13 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], CodecError> {
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(length)
-            .ok_or(CodecError::Truncated)?;
+        let (taken, rest) = self.rest.split_at_checked(length).ok_or(CodecError::Truncated)?;
         self.rest = rest;
         Ok(taken)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], CodecError> {
-        let (taken, rest) = self
-            .rest
-            .split_first_chunk::<N>()
-            .ok_or(CodecError::Truncated)?;
+        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(CodecError::Truncated)?;
         self.rest = rest;
         Ok(*taken)
     }

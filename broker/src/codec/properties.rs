@@ -79,22 +79,11 @@ pub(super) const PUBLISH: Place = Place::new(
     ],
 );
 pub(super) const PUBREL: Place = Place::new("PUBREL", &[REASON_STRING, USER_PROPERTY]);
-pub(super) const SUBSCRIBE: Place =
-    Place::new("SUBSCRIBE", &[SUBSCRIPTION_IDENTIFIER, USER_PROPERTY]);
+pub(super) const SUBSCRIBE: Place = Place::new("SUBSCRIBE", &[SUBSCRIPTION_IDENTIFIER, USER_PROPERTY]);
 pub(super) const UNSUBSCRIBE: Place = Place::new("UNSUBSCRIBE", &[USER_PROPERTY]);
-pub(super) const DISCONNECT: Place = Place::new(
-    "DISCONNECT",
-    &[SESSION_EXPIRY_INTERVAL, REASON_STRING, USER_PROPERTY],
-);
-pub(super) const AUTH: Place = Place::new(
-    "AUTH",
-    &[
-        AUTHENTICATION_METHOD,
-        AUTHENTICATION_DATA,
-        REASON_STRING,
-        USER_PROPERTY,
-    ],
-);
+pub(super) const DISCONNECT: Place = Place::new("DISCONNECT", &[SESSION_EXPIRY_INTERVAL, REASON_STRING, USER_PROPERTY]);
+pub(super) const AUTH: Place =
+    Place::new("AUTH", &[AUTHENTICATION_METHOD, AUTHENTICATION_DATA, REASON_STRING, USER_PROPERTY]);
 
 impl Place {
     const fn new(packet: &'static str, properties: &[u8]) -> Self {
@@ -148,11 +137,7 @@ impl<'a> Properties<'a> {
     /// Takes the Property Length and as many bytes off `packet`.
     pub(super) fn of(packet: &mut Reader<'a>, place: Place) -> Result<Self, CodecError> {
         let reader = packet.section()?;
-        Ok(Self {
-            place,
-            reader,
-            seen: 0,
-        })
+        Ok(Self { place, reader, seen: 0 })
     }
 
     /// The next property, or `None` at the Property Length.
@@ -199,12 +184,8 @@ fn value(reader: &mut Reader, property: u8) -> Result<Property, CodecError> {
             NonZeroU32::new(reader.variable_byte_integer()?).ok_or(zero)?;
             Ok(Property::Other)
         }
-        REQUEST_PROBLEM_INFORMATION => {
-            boolean(reader, property).map(Property::RequestProblemInformation)
-        }
-        PAYLOAD_FORMAT_INDICATOR | REQUEST_RESPONSE_INFORMATION => {
-            boolean(reader, property).map(|_| Property::Other)
-        }
+        REQUEST_PROBLEM_INFORMATION => boolean(reader, property).map(Property::RequestProblemInformation),
+        PAYLOAD_FORMAT_INDICATOR | REQUEST_RESPONSE_INFORMATION => boolean(reader, property).map(|_| Property::Other),
         AUTHENTICATION_METHOD => {
             let name = reader.text("Authentication Method");
             name.map(|_| Property::AuthenticationMethod)
@@ -227,10 +208,7 @@ fn value(reader: &mut Reader, property: u8) -> Result<Property, CodecError> {
             reader.text("the value of a User Property")?;
             Ok(Property::Other)
         }
-        _ => Err(CodecError::PropertyNotAllowed {
-            property: u32::from(property),
-            packet: "any packet of a client",
-        }),
+        _ => Err(CodecError::PropertyNotAllowed { property: u32::from(property), packet: "any packet of a client" }),
     }
 }
 

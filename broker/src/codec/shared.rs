@@ -52,12 +52,7 @@ impl ConnectFlags {
         if will.is_none() && (will_retain || will_qos != QoS::AtMostOnce) {
             return Err(CodecError::WillFlagsWithoutWill); // [MQTT-3.1.2-11] [MQTT-3.1.2-13]
         }
-        Ok(Self {
-            clean_start: is_set(1),
-            will,
-            user_name: is_set(7),
-            password: is_set(6),
-        })
+        Ok(Self { clean_start: is_set(1), will, user_name: is_set(7), password: is_set(6) })
     }
 }
 

@@ -6,9 +6,7 @@ use super::CodecError;
 use super::frame::PublishFlags;
 use super::primitives::{Reader, put_variable_byte_integer};
 use super::shared::{self, ConnectFlags};
-use crate::packet::{
-    ConnAck, Connect, Incoming, Outgoing, PacketId, ProtocolVersion, Publish, Will,
-};
+use crate::packet::{ConnAck, Connect, Incoming, Outgoing, PacketId, ProtocolVersion, Publish, Will};
 
 /// The SUBACK return code for a Topic Filter that is refused.
 const SUBACK_FAILURE: u8 = 0x80;
@@ -49,11 +47,7 @@ pub(super) fn connect(mut body: Reader) -> Result<Connect, CodecError> {
     })
 }
 
-pub(super) fn publish(
-    flags: PublishFlags,
-    mut body: Reader,
-    frame: &Bytes,
-) -> Result<Publish, CodecError> {
+pub(super) fn publish(flags: PublishFlags, mut body: Reader, frame: &Bytes) -> Result<Publish, CodecError> {
     let (topic, packet_id) = shared::publish_start(flags, &mut body, frame)?;
     if topic.is_empty() {
         return Err(CodecError::EmptyTopic("the Topic Name")); // [MQTT-4.7.3-1]
@@ -93,10 +87,7 @@ pub(super) fn unsubscribe(mut body: Reader) -> Result<Incoming, CodecError> {
 
 pub(super) fn disconnect(body: Reader) -> Result<Incoming, CodecError> {
     body.finish()?;
-    Ok(Incoming::Disconnect {
-        reason: 0,
-        session_expiry_secs: None,
-    })
+    Ok(Incoming::Disconnect { reason: 0, session_expiry_secs: None })
 }
 
 /// Writes `packet`, or nothing where 3.1.1 has no packet for it. Reasons of acknowledgements are not written: the

@@ -10,9 +10,7 @@ use super::primitives::{Reader, put_text, put_variable_byte_integer};
 use super::properties::{self, Properties, Property};
 use super::shared::{self, ConnectFlags};
 use super::v4::put_packet_id;
-use crate::packet::{
-    ConnAck, Connect, Incoming, Outgoing, PacketId, ProtocolVersion, Publish, Will,
-};
+use crate::packet::{ConnAck, Connect, Incoming, Outgoing, PacketId, ProtocolVersion, Publish, Will};
 use crate::reason::{ConnectReason, Reason};
 
 /// UNSUBACK "No subscription existed", section 3.11.3.
@@ -86,11 +84,7 @@ fn will_delay(body: &mut Reader) -> Result<u32, CodecError> {
     Ok(delay_secs)
 }
 
-pub(super) fn publish(
-    flags: PublishFlags,
-    mut body: Reader,
-    frame: &Bytes,
-) -> Result<Publish, CodecError> {
+pub(super) fn publish(flags: PublishFlags, mut body: Reader, frame: &Bytes) -> Result<Publish, CodecError> {
     let (topic, packet_id) = shared::publish_start(flags, &mut body, frame)?;
     let mut topic_alias = None;
     let mut properties = Properties::of(&mut body, properties::PUBLISH)?;
@@ -118,10 +112,7 @@ pub(super) fn pubrel(mut body: Reader) -> Result<Incoming, CodecError> {
     match reason_and_properties(&mut body, properties::PUBREL)?.0 {
         // Success, Packet Identifier not found [MQTT-3.6.2-1].
         0x00 | 0x92 => Ok(Incoming::PubRel { packet_id }),
-        reason => Err(CodecError::ReasonCode {
-            reason,
-            packet: "PUBREL",
-        }),
+        reason => Err(CodecError::ReasonCode { reason, packet: "PUBREL" }),
     }
 }
 
@@ -138,9 +129,7 @@ pub(super) fn subscribe(mut body: Reader) -> Result<Incoming, CodecError> {
 pub(super) fn unsubscribe(mut body: Reader) -> Result<Incoming, CodecError> {
     let packet_id = body.packet_id()?;
     Properties::of(&mut body, properties::UNSUBSCRIBE)?.check()?;
-    let filters = shared::topic_filters(body, "UNSUBSCRIBE", |filter, _| {
-        shared_subscription(filter).map(|_| ())
-    })?;
+    let filters = shared::topic_filters(body, "UNSUBSCRIBE", |filter, _| shared_subscription(filter).map(|_| ()))?;
     Ok(Incoming::Unsubscribe { packet_id, filters })
 }
 
@@ -150,11 +139,7 @@ fn shared_subscription(filter: &str) -> Result<bool, CodecError> {
         return Ok(false);
     };
     match shared.split_once('/') {
-        Some((name, filter))
-            if !name.is_empty() && !name.contains(['+', '#']) && !filter.is_empty() =>
-        {
-            Ok(true)
-        }
+        Some((name, filter)) if !name.is_empty() && !name.contains(['+', '#']) && !filter.is_empty() => Ok(true),
         _ => Err(CodecError::SharedSubscription),
     }
 }
@@ -181,14 +166,8 @@ pub(super) fn disconnect(mut body: Reader) -> Result<Incoming, CodecError> {
     let (reason, session_expiry_secs) = reason_and_properties(&mut body, properties::DISCONNECT)?;
     match reason {
         // Those of table 3-10 that a client sends [MQTT-3.14.2-1].
-        0x00 | 0x04 | 0x80..=0x83 | 0x90 | 0x93..=0x99 => Ok(Incoming::Disconnect {
-            reason,
-            session_expiry_secs,
-        }),
-        _ => Err(CodecError::ReasonCode {
-            reason,
-            packet: "DISCONNECT",
-        }),
+        0x00 | 0x04 | 0x80..=0x83 | 0x90 | 0x93..=0x99 => Ok(Incoming::Disconnect { reason, session_expiry_secs }),
+        _ => Err(CodecError::ReasonCode { reason, packet: "DISCONNECT" }),
     }
 }
 
@@ -197,19 +176,13 @@ pub(super) fn auth(mut body: Reader) -> Result<Incoming, CodecError> {
     match reason {
         // Success, Continue authentication, Re-authenticate [MQTT-3.15.2-1].
         0x00 | 0x18 | 0x19 => Ok(Incoming::Auth),
-        _ => Err(CodecError::ReasonCode {
-            reason,
-            packet: "AUTH",
-        }),
+        _ => Err(CodecError::ReasonCode { reason, packet: "AUTH" }),
     }
 }
 
 /// The end of PUBREL, DISCONNECT and AUTH: nothing (Success), a reason, or a reason and properties. Gives the reason and
 /// the Session Expiry Interval, the one property among theirs that matters here.
-fn reason_and_properties(
-    body: &mut Reader,
-    place: properties::Place,
-) -> Result<(u8, Option<u32>), CodecError> {
+fn reason_and_properties(body: &mut Reader, place: properties::Place) -> Result<(u8, Option<u32>), CodecError> {
     if body.is_empty() {
         return Ok((0x00, None));
     }

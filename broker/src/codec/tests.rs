@@ -1,1 +1,0 @@
-//! The rules of the codec, one test each.
