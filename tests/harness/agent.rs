@@ -1,0 +1,163 @@
+//! A `forebay run` of its own directory and port. Dropped, it is killed by its process id; nothing outlives a test.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::log::LogGuard;
+
+/// How long the agent may take to listen; recovery of a large spool in a debug build on a busy machine included.
+const START_MAX: Duration = Duration::from_secs(60);
+
+/// How an agent is started.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    dir: PathBuf,
+    toml: String,
+    wrapper: Vec<String>,
+}
+
+impl AgentConfig {
+    /// Everything under `dir`, a free loopback port, defaults for the rest.
+    pub fn in_dir(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), toml: String::new(), wrapper: Vec::new() }
+    }
+
+    /// Adds sections or array tables to the configuration.
+    #[must_use]
+    pub fn with(mut self, toml: &str) -> Self {
+        self.toml.push_str(toml);
+        self.toml.push('\n');
+        self
+    }
+
+    /// Starts the agent under another program, such as `strace -o FILE`.
+    #[must_use]
+    pub fn under(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// Where the agent keeps its data.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Writes the file and answers its path.
+    fn write(&self) -> Result<PathBuf> {
+        let path = self.dir.join("forebay.toml");
+        let text = format!(
+            "gateway = \"gw-test\"\ndata_dir = '{}'\n[log]\nformat = \"json\"\nlevel = \"info\"\n[[listener]]\n\
+             bind = \"127.0.0.1:0\"\n{}",
+            self.data_dir().display(),
+            self.toml
+        );
+        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    child: Child,
+    log: LogGuard,
+    mqtt_addr: SocketAddr,
+}
+
+impl Agent {
+    /// Starts `program run` and waits until it says where it listens.
+    pub fn start_program(program: &Path, config: AgentConfig) -> Result<Self> {
+        let file = config.write()?;
+        let mut words = config.wrapper.iter().map(OsStr::new).chain([program.as_os_str()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).arg("run").arg("--config").arg(file);
+        command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("start {}", program.display()))?;
+        let stderr = child.stderr.take().context("take the agent's standard error")?;
+        let log = LogGuard::start(stderr)?;
+        let listening = log.wait_for("the line that says where it listens", START_MAX, listening_addr);
+        match listening {
+            Ok(mqtt_addr) => Ok(Self { child, log, mqtt_addr }),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        }
+    }
+
+    /// Where devices connect.
+    pub fn mqtt_addr(&self) -> SocketAddr {
+        self.mqtt_addr
+    }
+
+    /// Process id of what was started: the agent, or its wrapper.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The agent's log.
+    pub fn log(&self) -> &LogGuard {
+        &self.log
+    }
+
+    /// SIGKILL, as the out-of-memory killer does it.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill().context("kill the agent")?;
+        self.child.wait().context("wait for the killed agent")?;
+        self.check_log()
+    }
+
+    /// SIGTERM; waits for the agent to drain and end.
+    pub fn stop(mut self) -> Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        let status = self.child.wait().context("wait for the agent")?;
+        self.check_log()?;
+        Ok(status)
+    }
+
+    /// Sends a signal and returns.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).context("the agent's process id")?;
+        kill_process(pid, signal).context("signal the agent")
+    }
+
+    fn check_log(&mut self) -> Result<()> {
+        self.log.join();
+        let errors = self.log.errors();
+        ensure!(errors.is_empty(), "the agent logged errors:\n{}\nits last lines:\n{}", errors.join("\n"), self.log.tail());
+        Ok(())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs `program COMMAND --config FILE` to its end.
+pub fn command(program: &Path, config: &AgentConfig, args: &[&str]) -> Result<Output> {
+    let file = config.write()?;
+    let mut command = Command::new(program);
+    command.args(args).arg("--config").arg(file).env_remove("RUST_LOG").stdin(Stdio::null());
+    command.output().with_context(|| format!("run {} {}", program.display(), args.join(" ")))
+}
+
+/// The address in the line that the agent writes for each listener.
+fn listening_addr(line: &Value) -> Option<SocketAddr> {
+    let message = line.get("message")?.as_str()?;
+    if !message.starts_with("Listening") {
+        return None;
+    }
+    line.as_object()?.values().filter_map(Value::as_str).find_map(|value| value.parse().ok())
+}
