@@ -1,0 +1,36 @@
+//! `forebay init`: writes a configuration to start from.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+
+use super::output;
+use crate::config;
+
+/// What `init` takes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// File to write; an existing one is left alone. `-` prints it
+    #[arg(default_value = "forebay.toml")]
+    file: PathBuf,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    if args.file.as_os_str() == "-" {
+        output::print(config::sample())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&args.file)
+        .with_context(|| format!("create {}", args.file.display()))?;
+    file.write_all(config::sample().as_bytes())
+        .with_context(|| format!("write {}", args.file.display()))?;
+    output::print(&format!("wrote {}\n", args.file.display()))?;
+    Ok(ExitCode::SUCCESS)
+}

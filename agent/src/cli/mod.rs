@@ -1,0 +1,104 @@
+//! The command line: a file a command.
+
+mod check;
+mod demo;
+mod init;
+pub mod output;
+mod run;
+mod status;
+mod tail;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, Loaded, LogFormat};
+
+/// `EX_CONFIG` of sysexits.h, which systemd can tell from a failure that a restart may cure.
+const EXIT_BAD_CONFIGURATION: u8 = 78;
+
+/// Holds device data ahead of the data lake: MQTT in, acknowledged only when it is on disk, verifiable datasets out.
+#[derive(Debug, Parser)]
+#[command(name = "forebay", version, propagate_version = true)]
+struct Cli {
+    /// Configuration file [default: ./forebay.toml, else /etc/forebay/forebay.toml, else built in]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How log lines are written to standard error
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log: Option<LogFormat>,
+    /// error, warn, info, debug or trace; or module=level,...
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent
+    Run,
+    /// Show what it does: agent, simulated devices, and a link that fails and comes back
+    Demo(demo::Args),
+    /// Check a configuration and explain what it does with each topic
+    Check(check::Args),
+    /// Write a commented configuration that shows every default
+    Init(init::Args),
+    /// Show listeners, spool, datasets and upstreams
+    Status(status::Args),
+    /// Verify the spool, and every dataset's chain and hashes
+    Verify(verify::Args),
+    /// Show the newest messages
+    Tail(tail::Args),
+    /// Print the version
+    Version,
+}
+
+/// Parses the arguments, runs the command, prints its error, answers the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("forebay: {error:#}");
+            match error.downcast_ref::<ConfigError>() {
+                Some(_) => ExitCode::from(EXIT_BAD_CONFIGURATION),
+                None => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+impl Cli {
+    fn run(self) -> Result<ExitCode> {
+        match &self.command {
+            Command::Run => run::run(self.loaded()?),
+            Command::Demo(args) => demo::run(args, self.log, self.log_level.as_deref()),
+            Command::Check(args) => check::run(args, &self.loaded()?),
+            Command::Init(args) => init::run(args),
+            Command::Status(args) => status::run(args, &self.loaded()?.config),
+            Command::Verify(args) => verify::run(args, &self.loaded()?.config),
+            Command::Tail(args) => tail::run(args, &self.loaded()?.config),
+            Command::Version => {
+                output::print(concat!("forebay ", env!("CARGO_PKG_VERSION"), "\n"))?;
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+
+    fn loaded(&self) -> Result<Loaded> {
+        let env = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let mut loaded = Config::load(self.config.as_deref(), env)?;
+        if let Some(format) = self.log {
+            loaded.config.log.format = format;
+        }
+        if let Some(level) = &self.log_level {
+            loaded.config.log.level.clone_from(level);
+        }
+        Ok(loaded)
+    }
+}

@@ -1,0 +1,31 @@
+//! Keys that belong to Forebay but not to this version: a file that uses them is told so, by name.
+
+/// What a key would do.
+pub struct Later {
+    /// A noun phrase: "TLS", "the status page".
+    pub what: &'static str,
+}
+
+/// Section, key, what it would do. `*` stands for every section.
+const LATER: &[(&str, &str, &str)] = &[
+    ("", "source", "reading from an external broker ([[source]])"),
+    ("", "http", "the status page and metrics ([http])"),
+    ("auth", "password_file", "a password file"),
+    ("auth", "acl_file", "an access control list"),
+    ("listener", "tls", "TLS on a listener"),
+    ("listener", "transport", "a listener over WebSocket"),
+    ("dataset", "manifest", "reading an ODF manifest"),
+    ("upstream", "token_file", "an upstream with a token"),
+    ("upstream", "token_env", "an upstream with a token"),
+    ("upstream", "rate_limit", "a rate limit for an upstream"),
+    ("upstream", "window", "a time window for an upstream"),
+    ("upstream", "live_first", "sending live data first"),
+];
+
+/// Whether a key comes later.
+pub fn find(section: &str, key: &str) -> Option<Later> {
+    LATER
+        .iter()
+        .find(|(in_section, name, _)| *in_section == section && *name == key)
+        .map(|(_, _, what)| Later { what })
+}

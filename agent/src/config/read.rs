@@ -1,0 +1,297 @@
+//! Sections of the file, turned into types. The order is that of the file `init` writes.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::path::{Component, PathBuf};
+
+use forebay_broker::config::{Limits, ListenerConfig};
+
+use super::document::{ConfigError, Node, Section, nearest};
+use super::{Batch, Config, Log, LogFormat, OnFull, OnRefused, Spool, Upstream, UpstreamKind};
+
+type Result<T> = std::result::Result<T, ConfigError>;
+
+/// The whole file.
+pub fn config(tree: Node) -> Result<Config> {
+    let default = Config::default();
+    let mut root = tree.section()?;
+    let gateway = root.read("gateway", default.gateway, gateway)?;
+    let data_dir =
+        root.read("data_dir", default.data_dir, |node| Ok(PathBuf::from(node.text()?)))?;
+    let on_refused = root.read("on_refused", default.on_refused, on_refused)?;
+    let allow_anonymous = section(&mut root, "auth", auth)?.unwrap_or(false);
+    let listeners = match root.take("listener") {
+        Some(node) => listeners(node, allow_anonymous)?,
+        None => default.listeners,
+    };
+    let limits = section(&mut root, "limits", limits)?.unwrap_or_default();
+    let datasets = match root.take("dataset") {
+        Some(node) => super::dataset::datasets(node)?,
+        None => default.datasets,
+    };
+    let spool = section(&mut root, "spool", spool)?.unwrap_or_default();
+    let batch = section(&mut root, "batch", batch)?.unwrap_or_default();
+    let upstreams = match root.take("upstream") {
+        Some(node) => upstreams(node)?,
+        None => Vec::new(),
+    };
+    let log = section(&mut root, "log", log)?.unwrap_or_default();
+    root.finish()?;
+    Ok(Config {
+        gateway,
+        data_dir,
+        listeners,
+        allow_anonymous,
+        on_refused,
+        limits,
+        datasets,
+        spool,
+        batch,
+        upstreams,
+        log,
+    })
+}
+
+fn section<T>(
+    root: &mut Section,
+    key: &'static str,
+    read: impl FnOnce(&mut Section) -> Result<T>,
+) -> Result<Option<T>> {
+    let Some(node) = root.take(key) else { return Ok(None) };
+    let mut section = node.section()?;
+    let value = read(&mut section)?;
+    section.finish()?;
+    Ok(Some(value))
+}
+
+/// One of a few words; anything else is answered with the nearest.
+pub fn word<T: Copy>(node: &Node, words: &[(&str, T)]) -> Result<T> {
+    let text = node.text()?;
+    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+        return Ok(*value);
+    }
+    let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+    let choice = known.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
+    Err(node.error(match nearest(text, &known) {
+        Some(near) => format!("\"{text}\" is not one of {choice}; did you mean \"{near}\"?"),
+        None => format!("\"{text}\" is not one of {choice}"),
+    }))
+}
+
+fn gateway(node: &Node) -> Result<String> {
+    let name = node.text()?;
+    if name.is_empty() || name.len() > 256 || name.chars().any(char::is_control) {
+        return Err(node.error("a gateway's name has 1 to 256 bytes and no control characters"));
+    }
+    Ok(name.to_owned())
+}
+
+fn on_refused(node: &Node) -> Result<OnRefused> {
+    word(node, &[("dead-letter", OnRefused::DeadLetter), ("disconnect", OnRefused::Disconnect)])
+}
+
+fn auth(section: &mut Section) -> Result<bool> {
+    section.read("allow_anonymous", false, Node::boolean)
+}
+
+fn listeners(node: Node, allow_anonymous: bool) -> Result<Vec<ListenerConfig>> {
+    let mut listeners = Vec::new();
+    for mut section in node.sections()? {
+        let Some(node) = section.take("bind") else {
+            return Err(section.error("needs `bind`, such as bind = \"127.0.0.1:1883\""));
+        };
+        let bind = bind(&node, allow_anonymous)?;
+        if bind.port() != 0 && listeners.iter().any(|known: &ListenerConfig| known.bind == bind) {
+            return Err(node.error(format!("{bind} is already the address of another listener")));
+        }
+        section.finish()?;
+        listeners.push(ListenerConfig { bind });
+    }
+    Ok(listeners)
+}
+
+fn bind(node: &Node, allow_anonymous: bool) -> Result<SocketAddr> {
+    let bind: SocketAddr = node.parsed(|text| {
+        text.parse().map_err(|_| {
+            format!(
+                "{text:?} is not an address and port such as \"127.0.0.1:1883\" or \"[::1]:1883\""
+            )
+        })
+    })?;
+    if !bind.ip().is_loopback() && !allow_anonymous {
+        return Err(node.error(format!(
+            "{bind} can be reached from other machines, and this version has no passwords: anybody there could \
+             publish. Add these two lines if that is what you want:\n\n    [auth]\n    allow_anonymous = true\n"
+        )));
+    }
+    Ok(bind)
+}
+
+fn limits(section: &mut Section) -> Result<Limits> {
+    let default = Limits::default();
+    Ok(Limits {
+        connections_max: section.read("connections_max", default.connections_max, positive)?,
+        sessions_max: section.read("sessions_max", default.sessions_max, positive)?,
+        session_expiry_secs_max: section.read(
+            "session_expiry_max",
+            default.session_expiry_secs_max,
+            |node| {
+                u32::try_from(node.duration()?.as_secs())
+                    .map_err(|_| node.error("at most 136 years"))
+            },
+        )?,
+        connect_timeout: section.read(
+            "connect_timeout",
+            default.connect_timeout,
+            Node::duration,
+        )?,
+        keep_alive_secs_max: section.read(
+            "keep_alive_max",
+            default.keep_alive_secs_max,
+            |node| {
+                u16::try_from(node.duration()?.as_secs())
+                    .map_err(|_| node.error("at most 65,535 seconds [MQTT-3.1.2.10]"))
+            },
+        )?,
+        packet_bytes_max: section.read("packet_bytes_max", default.packet_bytes_max, |node| {
+            match u32::try_from(node.size()?) {
+                Ok(bytes @ 128..=268_435_460) => Ok(bytes),
+                _ => Err(node.error("from 128 B to 268,435,460 B, MQTT's largest packet")),
+            }
+        })?,
+        receive_maximum: section.read("receive_maximum", default.receive_maximum, |node| {
+            NonZeroU16::new(node.integer()?).ok_or_else(|| node.error("at least 1"))
+        })?,
+        topic_alias_maximum: section.read(
+            "topic_alias_maximum",
+            default.topic_alias_maximum,
+            Node::integer,
+        )?,
+        topic_bytes_max: section.read("topic_bytes_max", default.topic_bytes_max, |node| {
+            usize::try_from(node.size()?)
+                .ok()
+                .filter(|bytes| (1..=65_535).contains(bytes))
+                .ok_or_else(|| node.error("from 1 B to 65,535 B"))
+        })?,
+        topic_levels_max: section.read("topic_levels_max", default.topic_levels_max, positive)?,
+        client_id_bytes_max: section.read(
+            "client_id_bytes_max",
+            default.client_id_bytes_max,
+            |node| {
+                usize::try_from(node.size()?)
+                    .ok()
+                    .filter(|bytes| (23..=65_535).contains(bytes))
+                    .ok_or_else(|| node.error("from 23 B (MQTT-3.1.3-5) to 65,535 B"))
+            },
+        )?,
+        unstored_bytes_max: section.read(
+            "unstored_bytes_max",
+            default.unstored_bytes_max,
+            |node| {
+                u32::try_from(node.size()?)
+                    .ok()
+                    .filter(|bytes| *bytes >= 64 * 1024)
+                    .ok_or_else(|| node.error("from 64 KiB to 4 GiB"))
+            },
+        )?,
+        unstored_messages_max: section.read(
+            "unstored_messages_max",
+            default.unstored_messages_max,
+            positive,
+        )?,
+        write_timeout: section.read("write_timeout", default.write_timeout, Node::duration)?,
+    })
+}
+
+/// An integer of at least 1.
+fn positive<T: TryFrom<i64> + PartialOrd + From<u8>>(node: &Node) -> Result<T> {
+    let value: T = node.integer()?;
+    if value < T::from(1) { Err(node.error("at least 1")) } else { Ok(value) }
+}
+
+fn spool(section: &mut Section) -> Result<Spool> {
+    let default = Spool::default();
+    Ok(Spool {
+        max_bytes: section.read("max_bytes", default.max_bytes, |node| match node.size()? {
+            bytes if bytes >= 4 << 20 => Ok(bytes),
+            _ => Err(node.error("at least 4 MiB")),
+        })?,
+        min_free_bytes: section.read("min_free_bytes", default.min_free_bytes, Node::size)?,
+        on_full: section.read("on_full", default.on_full, |node| {
+            word(node, &[("refuse", OnFull::Refuse), ("drop-oldest", OnFull::DropOldest)])
+        })?,
+    })
+}
+
+fn batch(section: &mut Section) -> Result<Batch> {
+    let default = Batch::default();
+    Ok(Batch {
+        rows: section.read("rows", default.rows, |node| match node.integer()? {
+            rows @ 1..=10_000_000u64 => Ok(rows),
+            _ => Err(node.error("from 1 to 10,000,000 rows")),
+        })?,
+        bytes: section.read("bytes", default.bytes, |node| match node.size()? {
+            bytes if (1024..=1 << 30).contains(&bytes) => Ok(bytes),
+            _ => Err(node.error("from 1 KiB to 1 GiB")),
+        })?,
+        age: section.read("age", default.age, Node::duration)?,
+    })
+}
+
+fn upstreams(node: Node) -> Result<Vec<Upstream>> {
+    let mut upstreams: Vec<Upstream> = Vec::new();
+    for mut section in node.sections()? {
+        let Some(node) = section.take("url") else {
+            return Err(section.error("needs `url`, such as url = \"file:///mnt/usb/forebay\""));
+        };
+        let url = node.text()?.to_owned();
+        let kind = node.parsed(upstream_kind)?;
+        if upstreams.iter().any(|known| known.kind == kind) {
+            return Err(node.error("is already the URL of another upstream"));
+        }
+        section.finish()?;
+        upstreams.push(Upstream { url, kind });
+    }
+    Ok(upstreams)
+}
+
+fn upstream_kind(url: &str) -> std::result::Result<UpstreamKind, String> {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return Err(format!("{url:?} is not a URL such as \"file:///mnt/usb/forebay\""));
+    };
+    match scheme {
+        "file" => directory(rest).map(UpstreamKind::Directory),
+        "s3" | "s3+http" | "s3+https" | "odf+https" | "odf+http" | "https" | "http" => Err(
+            format!("an upstream by `{scheme}://` is not in this version; there is `file://`"),
+        ),
+        _ => Err(format!("`{scheme}://` is not a scheme of an upstream; there is `file://`")),
+    }
+}
+
+fn directory(path: &str) -> std::result::Result<PathBuf, String> {
+    let path = PathBuf::from(path);
+    let plain = path
+        .components()
+        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if !path.is_absolute() || !plain || path.parent().is_none() {
+        return Err("a directory is written in full, with three slashes: \"file:///mnt/usb/forebay\""
+            .to_owned());
+    }
+    Ok(path)
+}
+
+fn log(section: &mut Section) -> Result<Log> {
+    let default = Log::default();
+    Ok(Log {
+        format: section.read("format", default.format, |node| {
+            word(node, &[("text", LogFormat::Text), ("json", LogFormat::Json)])
+        })?,
+        level: section.read("level", default.level, |node| {
+            node.parsed(|text| {
+                text.parse::<tracing_subscriber::EnvFilter>()
+                    .map(|_| text.to_owned())
+                    .map_err(|error| format!("{text:?} is not a log level: {error}"))
+            })
+        })?,
+    })
+}

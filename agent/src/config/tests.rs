@@ -1,0 +1,241 @@
+//! What a configuration may say, and how it is told that it may not.
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Path::new("forebay.toml"))
+}
+
+fn error_of(text: &str) -> String {
+    parse(text).expect_err("the configuration is wrong").to_string()
+}
+
+fn with_env(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let mut tree = Node::parse(text, Path::new("forebay.toml"))?;
+    let env = env.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    apply_env(&mut tree, env)?;
+    read::config(tree)
+}
+
+const TEMPERATURE: &str = r#"
+[[dataset]]
+name = "temperature"
+topics = ["site/{site}/{device}/temp"]
+event_time = "ts"
+merge = { kind = "Ledger", primaryKey = ["device", "ts"] }
+[dataset.schema]
+ts = "Timestamp(ms)"
+temp = "Float32"
+battery = "Float32?"
+"#;
+
+#[test]
+fn an_empty_file_is_the_default() {
+    let config = parse("").unwrap();
+
+    assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+    assert_eq!(config.listeners[0].bind.to_string(), "127.0.0.1:1883");
+    assert_eq!(config.data_dir, Path::new("./forebay-data"));
+    assert_eq!(config.datasets[0].spec.name, "messages");
+}
+
+#[test]
+fn the_sample_without_its_comment_signs_is_the_default() {
+    let text: String = sample()
+        .lines()
+        .filter(|line| !line.starts_with("#gateway"))
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#'])).unwrap_or(line))
+        .map(|line| format!("{line}\n"))
+        .collect();
+
+    let config = parse(&text).unwrap();
+
+    assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+}
+
+#[test]
+fn the_sample_names_every_key() {
+    let all: String = sample()
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| line.trim_start_matches('#').trim_start())
+        .filter(|line| line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')))
+        .filter(|line| !line.starts_with("delimiter"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+
+    let config = parse(&all).unwrap();
+
+    assert_eq!(config.gateway, "gw-07");
+    assert_eq!(config.datasets[0].spec.captures, ["site", "device"]);
+    assert_eq!(config.upstreams[0].url, "file:///mnt/usb/forebay");
+    for key in ["limits", "spool", "batch", "log", "auth", "listener"] {
+        assert!(all.contains(key), "{key}");
+    }
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
+    assert_eq!(
+        error_of("gateway = \"g\"\n\n[spool]\n  max_byte = 1\n"),
+        "forebay.toml:4:3: `spool.max_byte`: unknown key; did you mean `max_bytes`?"
+    );
+    assert_eq!(
+        error_of("dataset_dir = \"x\""),
+        "forebay.toml:1:1: `dataset_dir`: unknown key; did you mean `data_dir`?"
+    );
+    assert!(error_of("[log]\nzzz = 1").contains("known here: format, level"));
+}
+
+#[test]
+fn a_value_of_the_wrong_type_is_named_with_line_and_key() {
+    assert_eq!(
+        error_of("[batch]\nrows = \"many\""),
+        "forebay.toml:2:1: `batch.rows`: expected an integer, found text"
+    );
+    assert!(error_of("[batch]\nage = 60").contains("such as \"60s\""));
+    assert!(error_of("[batch]\nrows = 0").contains("forebay.toml:2:1: `batch.rows`: from 1 to"));
+    assert!(error_of("[spool]\nmax_bytes = \"2 gigs\"").contains("is not a size"));
+    assert!(error_of("[spool]\non_full = \"refus\"").contains("did you mean \"refuse\"?"));
+    assert!(error_of("listener = 3").contains("`listener`: expected a table"));
+}
+
+#[test]
+fn text_that_is_not_toml_is_named_with_its_line() {
+    let error = error_of("gateway = \"a\"\nbatch = = 3\n");
+
+    assert!(error.starts_with("forebay.toml:2:"), "{error}");
+    assert!(error.contains("not TOML"), "{error}");
+}
+
+#[test]
+fn keys_of_later_versions_are_refused_by_name() {
+    for (text, what) in [
+        ("[http]\nbind = \"127.0.0.1:9183\"", "`http`: the status page and metrics"),
+        ("[[source]]\nurl = \"mqtts://b\"", "`source`: reading from an external broker"),
+        ("[[listener]]\nbind = \"127.0.0.1:1\"\ntls = {}", "`listener.tls`: TLS on a listener"),
+        ("[auth]\npassword_file = \"x\"", "`auth.password_file`: a password file"),
+        ("[[dataset]]\nmanifest = \"x\"", "`dataset.manifest`: reading an ODF manifest"),
+        ("[upstream]\nurl = \"file:///a\"\ntoken_file = \"x\"", "`upstream.token_file`"),
+        ("[upstream]\nurl = \"odf+https://n/a\"", "`upstream.url`: an upstream by `odf+https://`"),
+        ("[upstream]\nurl = \"s3://b/p\"", "`upstream.url`: an upstream by `s3://`"),
+        ("[[dataset]]\nname=\"d\"\ntopics=[\"a\"]\nformat=\"sparkplug-b\"", "`dataset.format`"),
+    ] {
+        let error = error_of(text);
+        assert!(error.contains(what), "{error}");
+        assert!(error.contains("is not in this version"), "{error}");
+    }
+}
+
+#[test]
+fn anonymous_access_beyond_loopback_needs_two_words() {
+    let open = "[[listener]]\nbind = \"0.0.0.0:1883\"\n";
+
+    let error = error_of(open);
+    let config = parse(&format!("{open}[auth]\nallow_anonymous = true\n")).unwrap();
+
+    assert!(error.contains("forebay.toml:2:1: `listener.bind`"), "{error}");
+    assert!(error.contains("[auth]\n    allow_anonymous = true"), "{error}");
+    assert_eq!(config.listeners[0].bind.to_string(), "0.0.0.0:1883");
+}
+
+#[test]
+fn two_listeners_cannot_share_an_address() {
+    let text = "[[listener]]\nbind = \"[::1]:1883\"\n[[listener]]\nbind = \"[::1]:1883\"\n";
+
+    assert!(error_of(text).contains("forebay.toml:4:1: `listener.bind`: [::1]:1883 is already"));
+}
+
+#[test]
+fn a_dataset_has_captures_as_columns_and_fields_in_file_order() {
+    let config = parse(TEMPERATURE).unwrap();
+
+    let spec = &config.datasets[0].spec;
+    let fields: Vec<_> = spec.fields.iter().map(|field| (field.name.as_str(), field.optional)).collect();
+    assert_eq!(spec.captures, ["site", "device"]);
+    assert_eq!(fields, [("ts", false), ("temp", false), ("battery", true)]);
+    assert_eq!(spec.event_time_tolerance, Duration::from_secs(300));
+}
+
+#[test]
+fn what_is_wrong_with_a_dataset_is_named_with_its_line() {
+    for (change, with, message) in [
+        ("name = \"temperature\"\n", "", "forebay.toml:2:1: `dataset`: needs `name`"),
+        ("Float32?", "Float33?", "forebay.toml:10:1: `dataset.schema.battery`"),
+        ("\"Ledger\"", "\"Snapshot\"", "compares whole states"),
+        ("\"Ledger\"", "\"UpsertStream\"", "is not in this version"),
+        ("\"Ledger\"", "\"Append\"", "belongs to kind = \"Ledger\""),
+        ("/temp\"]", "/temp\", \"other/{x}\"]", "captures {x}"),
+        ("topics = [\"site/{site}/{device}/temp\"]", "topics = []", "names no topic"),
+        ("event_time = \"ts\"", "event_time = \"when\"", "forebay.toml:2:"),
+        ("name = \"temperature\"", "name = \"a\"\ndelimiter = \";\"", "belongs to format = \"csv\""),
+    ] {
+        let text = TEMPERATURE.replace(change, with);
+        assert_ne!(text, TEMPERATURE, "{change}");
+        let error = error_of(&text);
+        assert!(error.contains(message), "{error}\nexpected {message}");
+    }
+}
+
+#[test]
+fn two_datasets_cannot_share_a_name() {
+    let error = error_of(&format!("{TEMPERATURE}{TEMPERATURE}"));
+
+    assert!(error.contains("there is another dataset of the name `temperature`"), "{error}");
+}
+
+#[test]
+fn a_json_dataset_without_a_schema_is_told_how_to_write_one() {
+    let error = error_of("[[dataset]]\nname = \"d\"\ntopics = [\"d\"]\n");
+
+    assert!(error.contains("[dataset.schema]"), "{error}");
+}
+
+#[test]
+fn the_environment_overrides_any_key() {
+    let config = with_env(
+        "[spool]\nmax_bytes = \"1GiB\"\n[[listener]]\nbind = \"127.0.0.1:1\"\n",
+        &[
+            ("FOREBAY__SPOOL__MAX_BYTES", "64MiB"),
+            ("FOREBAY__BATCH__ROWS", "5"),
+            ("FOREBAY__GATEWAY", "7"),
+            ("FOREBAY__LISTENER__1__BIND", "127.0.0.1:2"),
+            ("FOREBAY__UPSTREAM__URL", "file:///mnt/x"),
+            ("HOME", "/root"),
+        ],
+    )
+    .unwrap();
+
+    assert_eq!(config.spool.max_bytes, 64 << 20);
+    assert_eq!(config.batch.rows, 5);
+    assert_eq!(config.gateway, "7");
+    assert_eq!(config.listeners[1].bind.port(), 2);
+    assert_eq!(config.upstreams[0].url, "file:///mnt/x");
+}
+
+#[test]
+fn a_wrong_variable_is_named() {
+    let error = |name, value| with_env("", &[(name, value)]).unwrap_err().to_string();
+
+    assert_eq!(
+        error("FOREBAY__SPOOL__MAX_BYTE", "1"),
+        "environment variable FOREBAY__SPOOL__MAX_BYTE: `spool.max_byte`: unknown key; did you mean `max_bytes`?"
+    );
+    assert!(error("FOREBAY__BATCH__ROWS", "many").contains("expected an integer"));
+    assert!(error("FOREBAY__LISTENER__BIND", "x").contains("x"));
+}
+
+#[test]
+fn a_new_list_can_begin_in_the_environment() {
+    let config = with_env("", &[("FOREBAY__LISTENER__0__BIND", "127.0.0.1:5")]).unwrap();
+
+    assert_eq!(config.listeners[0].bind.port(), 5);
+}
+
+#[test]
+fn an_upstream_directory_is_written_in_full() {
+    for url in ["file://mnt/usb", "file:///", "file:///a/../b", "/mnt/usb"] {
+        let error = error_of(&format!("[upstream]\nurl = \"{url}\""));
+        assert!(error.contains("`upstream.url`"), "{error}");
+    }
+}

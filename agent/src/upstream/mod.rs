@@ -1,0 +1,11 @@
+//! Upstreams: where sealed datasets go.
+//!
+//! One thread an upstream runs [`deliver`]: wait for something sealed (or for the time to try again), bring every dataset
+//! as far as it goes, note the position in the spool. What a kind of upstream is sits behind [`UpstreamKind`]; all of
+//! them deliver whole chains, in order, and can be interrupted anywhere.
+//!
+//! [`UpstreamKind`]: crate::config::UpstreamKind
+
+pub mod backoff;
+pub mod deliver;
+pub mod repository;
