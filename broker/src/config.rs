@@ -44,6 +44,9 @@ pub struct Limits {
     pub unstored_messages_max: usize,
     /// How long a write to a client may take. Default 20 s. At the bound the connection is closed.
     pub write_timeout: Duration,
+    /// How long a shutdown waits for storage to answer what was submitted. Default 10 s. At the bound connections are
+    /// closed with messages unacknowledged, which their clients keep.
+    pub shutdown_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -63,6 +66,7 @@ impl Default for Limits {
             unstored_bytes_max: 32 * 1024 * 1024,
             unstored_messages_max: 4_096,
             write_timeout: Duration::from_secs(20),
+            shutdown_timeout: Duration::from_secs(10),
         }
     }
 }

@@ -6,8 +6,8 @@
 //!      └────────────── (number, Outcome) ◀── Ticket::resolve ─────────┘
 //! ```
 //!
-//! Nothing here knows a disk, and nothing behind it knows a socket. A ticket that is dropped without an outcome answers
-//! nothing: the client keeps its message and sends it again, which is always safe.
+//! Nothing here knows a disk, and nothing behind it knows a socket. A ticket that is dropped without an outcome counts
+//! as [`Outcome::Unavailable`]: nothing is acknowledged, and the client sends its message again on its next connection.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -71,7 +71,8 @@ pub struct InboundPublish {
     pub will: bool,
     /// Present with QoS 1 and 2, except for a Will Message. With QoS 2 it must be stored with the message.
     pub packet_id: Option<PacketId>,
-    /// 3.1.1 cannot be told why a message is refused: whoever stores may rather keep it as a dead letter.
+    /// 3.1.1, QoS 0 and a Will Message cannot be told why a message is refused: whoever stores may rather keep it as a
+    /// dead letter.
     pub can_be_told: bool,
     /// When the packet was read from the socket.
     pub received_at: SystemTime,
@@ -104,10 +105,21 @@ impl Ticket {
     }
 
     /// Answers the claim. A connection that has gone does not hear it; its client will resend.
-    pub fn resolve(self, outcome: Outcome) {
-        if let Some(outcomes) = self.outcomes {
+    pub fn resolve(mut self, outcome: Outcome) {
+        self.answer(outcome);
+    }
+
+    fn answer(&mut self, outcome: Outcome) {
+        if let Some(outcomes) = self.outcomes.take() {
             let _ = outcomes.send((self.number, outcome));
         }
+    }
+}
+
+impl Drop for Ticket {
+    /// Whoever waits must not wait for ever.
+    fn drop(&mut self) {
+        self.answer(Outcome::Unavailable);
     }
 }
 
@@ -118,7 +130,9 @@ pub enum Outcome {
     Stored,
     /// It will never be accepted: the client is told so and drops it.
     Refused(Refusal),
-    /// It cannot be stored now: no acknowledgement; the connection is closed so that the client keeps the message.
+    /// It is not stored and cannot be now: no acknowledgement; the connection is closed so that the client keeps the
+    /// message. Whoever cannot tell whether it is stored must end the process instead: a QoS 2 message that is sent
+    /// again would be stored twice.
     Unavailable,
 }
 

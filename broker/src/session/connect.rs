@@ -184,11 +184,9 @@ impl Session {
         self.end(CloseReason::Refused(reason), now);
     }
 
-    /// The first packet was a CONNECT of a protocol that is not ours. `answers_v5` says in which form to answer.
-    pub fn handle_unsupported_protocol(&mut self, answers_v5: bool, now: Instant) {
-        if answers_v5 {
-            self.version = ProtocolVersion::V5;
-        }
-        self.refuse_connect(ConnectReason::UnsupportedProtocolVersion, now);
+    /// The first packet was a CONNECT that the codec refused: `reason` and `version` say how to answer.
+    pub fn handle_connect_error(&mut self, reason: ConnectReason, version: ProtocolVersion, now: Instant) {
+        self.version = version;
+        self.refuse_connect(reason, now);
     }
 }

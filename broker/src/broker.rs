@@ -1,0 +1,307 @@
+//! What all connections share, the handle that the agent holds, and the caretaker of clients that are away.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tracing::{info, warn};
+
+use crate::config::{Limits, ListenerConfig};
+use crate::connection::{Connection, Handle, Peer};
+use crate::inbound::{Inbound, InboundPublish, Outcome, Ticket};
+use crate::listener::{self, Listener};
+use crate::packet::PacketId;
+use crate::registry::{Due, Registry};
+use crate::session::{DelayedWill, Publication, SessionState, StopReason, Submission};
+use crate::stats::{Snapshot, Stats};
+
+/// Ended sessions that the caretaker closes at once.
+const CLOSING_MAX: usize = 64;
+
+/// A session that storage remembers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredSession {
+    /// Whose.
+    pub client_id: Arc<str>,
+    /// Seconds that it lives after its connection ended; `u32::MAX` for ever. 0, also for Packet Identifiers whose client
+    /// has no session: it has ended, and will be closed.
+    pub expiry_secs: u32,
+    /// Of QoS 2 messages that are stored and not released.
+    pub packet_ids: Vec<PacketId>,
+}
+
+/// A publish-only broker. Cheap to clone; all clones are the same broker.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    shared: Arc<Shared>,
+}
+
+/// What connections share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) inbound: mpsc::Sender<Inbound>,
+    /// Bytes accepted and not stored.
+    pub(crate) budget: Arc<Semaphore>,
+    pub(crate) stats: Stats,
+    pub(crate) stopping: watch::Sender<bool>,
+    pub(crate) connections: Arc<Semaphore>,
+    /// Connections that are only there to be told that there are too many.
+    pub(crate) refusals: Arc<Semaphore>,
+    registry: Mutex<Registry<Arc<Handle>>>,
+    /// Something may be due earlier than the caretaker knows.
+    due_changed: Notify,
+    live: Mutex<BTreeMap<u64, Arc<Handle>>>,
+    next_connection: AtomicU64,
+}
+
+impl Broker {
+    /// A broker and the channel of what it accepts. `stored_sessions` are those that storage remembers. The channel is
+    /// bounded by `unstored_messages_max`; while it is full, sockets are not read.
+    ///
+    /// Call it within a Tokio runtime: it starts the caretaker of clients that are away.
+    pub fn new(limits: Limits, stored_sessions: Vec<StoredSession>) -> (Self, mpsc::Receiver<Inbound>) {
+        let (inbound, receiver) = mpsc::channel(limits.unstored_messages_max.max(1));
+        let mut registry = Registry::new(limits.sessions_max);
+        let now = now();
+        for stored in stored_sessions {
+            let StoredSession { client_id, expiry_secs, mut packet_ids } = stored;
+            packet_ids.sort_unstable();
+            registry.restore(client_id, SessionState { expiry_secs, packet_ids, will: None }, now);
+        }
+        let shared = Arc::new(Shared {
+            inbound,
+            budget: Arc::new(Semaphore::new(limits.unstored_bytes_max.max(1) as usize)),
+            stats: Stats::default(),
+            stopping: watch::Sender::new(false),
+            connections: Arc::new(Semaphore::new(connections_max(&limits) as usize)),
+            refusals: Arc::new(Semaphore::new(listener::REFUSALS_MAX)),
+            registry: Mutex::new(registry),
+            due_changed: Notify::new(),
+            live: Mutex::new(BTreeMap::new()),
+            next_connection: AtomicU64::new(0),
+            limits: Arc::new(limits),
+        });
+        tokio::spawn(take_care(shared.clone()));
+        (Self { shared }, receiver)
+    }
+
+    /// Starts to accept connections, until [`Broker::shutdown`].
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub async fn listen(&self, config: ListenerConfig) -> io::Result<Listener> {
+        listener::listen(self.shared.clone(), &config)
+    }
+
+    /// Serves one connection that somebody else accepted, until it ends. `peer` names it in the log.
+    pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(&self, socket: S, peer: impl Into<Peer>) {
+        let permit = self.shared.connections.clone().try_acquire_owned().ok();
+        serve(self.shared.clone(), socket, peer.into(), permit).await;
+    }
+
+    /// What was counted so far.
+    pub fn stats(&self) -> Snapshot {
+        let registry = lock(&self.shared.registry);
+        Snapshot {
+            connections_open: lock(&self.shared.live).len() as u64,
+            sessions_away: registry.sessions_away() as u64,
+            sessions_dropped: registry.sessions_dropped(),
+            ..self.shared.stats.snapshot()
+        }
+    }
+
+    /// Stops: accepts and reads nothing more, waits at most `shutdown_timeout` for the outcomes of what was submitted,
+    /// sends the answers and DISCONNECT 0x8B, closes. Keep serving the channel meanwhile. Will Messages are published, as
+    /// for every connection that the server closes [MQTT-3.1.2-8]; those whose delay still runs too, for nobody would be
+    /// there when it is over.
+    pub async fn shutdown(&self) {
+        let shared = &self.shared;
+        shared.stopping.send_replace(true);
+        shared.tell_all(|handle| handle.stop(StopReason::ShuttingDown));
+        let everybody = shared.connections.acquire_many(connections_max(&shared.limits));
+        if tokio::time::timeout(shared.limits.shutdown_timeout, everybody).await.is_err() {
+            let connections = lock(&shared.live).len();
+            warn!(connections, "Storage did not answer in time: closing connections with messages unacknowledged.");
+            shared.tell_all(|handle| handle.abandon());
+        }
+        let wills = lock(&shared.registry).take_wills();
+        for (client_id, delayed) in wills {
+            if let Some(inbound) = shared.inbound_of_will(client_id, *delayed) {
+                let _ = tokio::time::timeout(shared.limits.shutdown_timeout, shared.inbound.send(inbound)).await;
+            }
+        }
+        info!("Broker stopped.");
+    }
+}
+
+/// Serves one connection. Without a permit there are too many, and it is told so.
+pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    shared: Arc<Shared>,
+    socket: S,
+    peer: Peer,
+    permit: Option<OwnedSemaphorePermit>,
+) {
+    let number = shared.next_connection.fetch_add(1, Ordering::Relaxed);
+    let handle = Arc::new(Handle::default());
+    lock(&shared.live).insert(number, handle.clone());
+    if *shared.stopping.borrow() {
+        handle.stop(StopReason::ShuttingDown);
+    }
+    let is_busy = permit.is_none();
+    Connection::new(shared.clone(), handle, socket, peer, is_busy).run().await;
+    lock(&shared.live).remove(&number);
+}
+
+impl Shared {
+    pub(crate) fn registry(&self) -> MutexGuard<'_, Registry<Arc<Handle>>> {
+        lock(&self.registry)
+    }
+
+    /// Gives a Client Identifier back, and on to the next in line.
+    pub(crate) fn release(&self, client_id: &Arc<str>, state: Option<SessionState>, now: Instant) {
+        let may_be_due = state.is_some();
+        let next = self.registry().release(client_id, state, now);
+        match next {
+            Some((next, state)) => next.grant(state),
+            None if may_be_due => self.due_changed.notify_one(),
+            None => {}
+        }
+    }
+
+    pub(crate) fn inbound_of_publication(
+        client_id: Arc<str>,
+        user_name: Option<Arc<str>>,
+        publication: Publication,
+        received_at: SystemTime,
+        ticket: Ticket,
+    ) -> Inbound {
+        let Publication { topic, payload, qos, retain, dup, will, packet_id, can_be_told } = publication;
+        Inbound::Publish(InboundPublish {
+            client_id,
+            user_name,
+            topic,
+            payload,
+            qos,
+            retain,
+            dup,
+            will,
+            packet_id,
+            can_be_told,
+            received_at,
+            ticket,
+        })
+    }
+
+    fn inbound_of_will(&self, client_id: Arc<str>, delayed: DelayedWill) -> Option<Inbound> {
+        let publication = Publication::of_will(delayed.will)?;
+        self.stats.wills.add(1);
+        let ticket = Ticket::unattended(None);
+        Some(Self::inbound_of_publication(client_id, delayed.user_name, publication, wall_clock(), ticket))
+    }
+
+    fn tell_all(&self, tell: impl Fn(&Handle)) {
+        for handle in lock(&self.live).values() {
+            tell(handle);
+        }
+    }
+}
+
+/// The caretaker: publishes delayed Will Messages and has storage forget sessions that have ended.
+async fn take_care(shared: Arc<Shared>) {
+    let mut stopping = shared.stopping.subscribe();
+    loop {
+        let due = shared.registry().poll_timeout();
+        tokio::select! {
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+            () = sleep_until(due) => {}
+            () = shared.due_changed.notified() => continue,
+        }
+        if !handle_due(&shared).await {
+            return;
+        }
+    }
+}
+
+/// `false` when nobody takes messages any more.
+async fn handle_due(shared: &Arc<Shared>) -> bool {
+    let (outcomes_sender, mut outcomes) = mpsc::unbounded_channel();
+    let mut closing = Vec::new();
+    while closing.len() < CLOSING_MAX {
+        let Ok(room) = shared.inbound.reserve().await else { return false };
+        // Sent while the registry is locked: a client that claims its identifier next submits after this.
+        let mut registry = shared.registry();
+        match registry.poll_due(now()) {
+            None => break,
+            Some(Due::Will(client_id, delayed)) => {
+                if let Some(inbound) = shared.inbound_of_will(client_id, *delayed) {
+                    room.send(inbound);
+                }
+            }
+            Some(Due::Ended(client_id, state)) => {
+                let ticket = Ticket::new(closing.len() as u64, outcomes_sender.clone(), None);
+                room.send(Inbound::CloseSession { client_id: client_id.clone(), ticket });
+                closing.push(Some((client_id, state)));
+            }
+        }
+    }
+    drop(outcomes_sender);
+    while let Some((number, outcome)) = outcomes.recv().await {
+        let ended = usize::try_from(number).ok().and_then(|number| closing.get_mut(number)?.take());
+        let Some((client_id, state)) = ended else { continue };
+        let is_closed = outcome == Outcome::Stored;
+        shared.stats.sessions_closed.add(u64::from(is_closed));
+        shared.release(&client_id, (!is_closed).then_some(state), now());
+    }
+    true
+}
+
+async fn sleep_until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn connections_max(limits: &Limits) -> u32 {
+    u32::try_from(limits.connections_max).unwrap_or(u32::MAX).clamp(1, Semaphore::MAX_PERMITS as u32)
+}
+
+/// Locks. Nothing panics while it holds a lock, and what is behind it stays whole if something did.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The monotonic clock, as Tokio's tests may turn it.
+#[expect(clippy::disallowed_methods, reason = "drivers read clocks and pass `now` on")]
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// The wall clock, for the time of receipt.
+#[expect(clippy::disallowed_methods, reason = "drivers read clocks and pass `now` on")]
+pub(crate) fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}
+
+/// A submission of a session, with its ticket.
+pub(crate) fn inbound_of_submission(
+    client_id: Arc<str>,
+    user_name: Option<Arc<str>>,
+    submission: Submission,
+    received_at: SystemTime,
+    ticket: Ticket,
+) -> Inbound {
+    match submission {
+        Submission::Publish(publication) => {
+            Shared::inbound_of_publication(client_id, user_name, publication, received_at, ticket)
+        }
+        Submission::Release(packet_id) => Inbound::Release { client_id, packet_id, ticket },
+        Submission::OpenSession(expiry_secs) => Inbound::OpenSession { client_id, expiry_secs, ticket },
+        Submission::CloseSession => Inbound::CloseSession { client_id, ticket },
+    }
+}

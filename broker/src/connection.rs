@@ -1,0 +1,537 @@
+//! One session over one socket: reads, feeds, writes, waits. The rules are the session's.
+//!
+//! A turn takes what has come (orders, outcomes, room at storage), feeds packets while the session may read, writes what
+//! there is to say in one go, and reads only when all that was read before has been used. So a burst of outcomes is
+//! answered with one write, and a full queue stops the reading: TCP tells the client, and nothing is dropped.
+//!
+//! A quiet connection holds no buffers: bytes are read into one scratch buffer per thread and copied out exactly.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Sleep;
+use tracing::{Instrument, Span, debug, field, info, info_span, trace};
+
+use crate::broker::{Shared, inbound_of_submission, lock, now, wall_clock};
+use crate::codec::{self, CodecError};
+use crate::inbound::{Inbound, Outcome, Ticket};
+use crate::packet::{Incoming, Outgoing};
+use crate::reason::ConnectReason;
+use crate::registry::Claim;
+use crate::session::{Action, CloseReason, Session, SessionState, StopReason, Submission};
+
+/// Bytes read at once.
+const READ_BYTES: usize = 32 * 1024;
+
+/// Answers that wait for a slow client, bytes; beyond, we stop reading.
+const OUTPUT_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a closed connection is still read from, and thrown away: closing with unread bytes resets the connection,
+/// and then the client may never see the packet that says why.
+const LINGER: Duration = Duration::from_secs(1);
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+}
+
+/// How a connection is named in the log.
+#[derive(Clone, Debug)]
+pub enum Peer {
+    /// By its address.
+    Address(SocketAddr),
+    /// By a name.
+    Name(&'static str),
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
+impl From<&'static str> for Peer {
+    fn from(name: &'static str) -> Self {
+        Self::Name(name)
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(formatter),
+            Self::Name(name) => formatter.write_str(name),
+        }
+    }
+}
+
+/// How others reach a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Handle {
+    orders: Mutex<Orders>,
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    stop: Option<StopReason>,
+    granted: Option<Option<SessionState>>,
+    abandon: bool,
+    waker: Option<Waker>,
+}
+
+impl Handle {
+    /// Ends the connection as the protocol wants it.
+    pub(crate) fn stop(&self, reason: StopReason) {
+        self.order(|orders| orders.stop = Some(reason));
+    }
+
+    /// The Client Identifier that it waits for is its own.
+    pub(crate) fn grant(&self, state: Option<SessionState>) {
+        self.order(|orders| orders.granted = Some(state));
+    }
+
+    /// Ends the connection without waiting for anything.
+    pub(crate) fn abandon(&self) {
+        self.order(|orders| orders.abandon = true);
+    }
+
+    fn order(&self, give: impl FnOnce(&mut Orders)) {
+        let waker = {
+            let mut orders = lock(&self.orders);
+            give(&mut orders);
+            orders.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// A submission that waits for room.
+type Blocked = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The driver of one session.
+pub(crate) struct Connection<S> {
+    shared: Arc<Shared>,
+    handle: Arc<Handle>,
+    peer: Peer,
+    /// `None` once closed: the session may have outcomes to wait for.
+    socket: Option<S>,
+    session: Session,
+    input: BytesMut,
+    output: BytesMut,
+    outcomes_sender: mpsc::UnboundedSender<(u64, Outcome)>,
+    outcomes: mpsc::UnboundedReceiver<(u64, Outcome)>,
+    blocked: Option<Blocked>,
+    closing: Closing,
+    /// When the client must have taken some of `output`.
+    write_deadline: Option<Instant>,
+    received_at: SystemTime,
+}
+
+/// How far the closing of the socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    No,
+    /// What is queued is written.
+    Flushing,
+    /// What still comes is thrown away until then.
+    Lingering(Instant),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub(crate) fn new(shared: Arc<Shared>, handle: Arc<Handle>, socket: S, peer: Peer, is_busy: bool) -> Self {
+        let (outcomes_sender, outcomes) = mpsc::unbounded_channel();
+        let assigned_client_id = format!("auto-{:016x}", fastrand::u64(..)).into();
+        let refuse_all = is_busy.then_some(ConnectReason::ServerBusy);
+        let session = Session::new(shared.limits.clone(), assigned_client_id, refuse_all, now());
+        Self {
+            shared,
+            handle,
+            peer,
+            socket: Some(socket),
+            session,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            outcomes_sender,
+            outcomes,
+            blocked: None,
+            closing: Closing::No,
+            write_deadline: None,
+            received_at: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    /// Serves until the connection has ended and every outcome is known.
+    pub(crate) async fn run(mut self) {
+        let span = info_span!("connection", peer = %self.peer, client_id = field::Empty);
+        async {
+            let mut timer = pin!(tokio::time::sleep(self.shared.limits.connect_timeout));
+            poll_fn(|cx| self.poll(cx, timer.as_mut())).await;
+        }
+        .instrument(span)
+        .await;
+        if let Some((client_id, state)) = self.session.into_state() {
+            self.shared.release(&client_id, state, now());
+        }
+    }
+
+    /// Takes turns until there is nothing to do but wait.
+    fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
+        loop {
+            self.poll_outcomes(cx);
+            if self.poll_orders(cx) == Order::Abandon {
+                return Poll::Ready(());
+            }
+            self.poll_blocked(cx);
+            self.advance();
+            let wrote = self.poll_write(cx).is_ready();
+            let read = self.poll_read(cx).is_ready();
+            if self.socket.is_none() && self.session.is_drained() {
+                return Poll::Ready(());
+            }
+            if !wrote && !read && !self.can_advance() && self.poll_timer(cx, timer.as_mut()).is_pending() {
+                self.release_memory();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn poll_outcomes(&mut self, cx: &mut Context<'_>) {
+        let mut arrived_at = None;
+        while let Poll::Ready(Some((number, outcome))) = self.outcomes.poll_recv(cx) {
+            self.session.handle_outcome(number, outcome, *arrived_at.get_or_insert_with(now));
+        }
+    }
+
+    fn poll_orders(&mut self, cx: &mut Context<'_>) -> Order {
+        let (stop, granted) = {
+            let mut orders = lock(&self.handle.orders);
+            if orders.abandon {
+                return Order::Abandon;
+            }
+            if orders.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+                orders.waker = Some(cx.waker().clone());
+            }
+            (orders.stop.take(), orders.granted.take())
+        };
+        if let Some(state) = granted {
+            self.session.handle_claimed(state, now());
+        }
+        if let Some(reason) = stop {
+            self.session.handle_stop(reason, now());
+        }
+        Order::Continue
+    }
+
+    fn poll_blocked(&mut self, cx: &mut Context<'_>) {
+        if let Some(blocked) = &mut self.blocked
+            && blocked.as_mut().poll(cx).is_ready()
+        {
+            self.blocked = None;
+            self.session.handle_alive(now()); // the silence was ours
+        }
+    }
+
+    /// Acts on what the session wants and feeds it the packets that are here.
+    fn advance(&mut self) {
+        loop {
+            while self.blocked.is_none()
+                && let Some(action) = self.session.poll_action()
+            {
+                self.act(action);
+            }
+            if !self.may_feed() {
+                return;
+            }
+            match codec::next_frame(&mut self.input, self.shared.limits.packet_bytes_max) {
+                Ok(Some(frame)) => self.feed(frame),
+                Ok(None) => return,
+                Err(error) => self.refuse(&error),
+            }
+        }
+    }
+
+    /// Whether a turn would feed more packets: room came while writing.
+    fn can_advance(&self) -> bool {
+        self.may_feed()
+            && !matches!(
+                codec::inspect(&self.input, self.shared.limits.packet_bytes_max),
+                Ok(codec::Frame::Incomplete { .. })
+            )
+    }
+
+    fn may_feed(&self) -> bool {
+        self.blocked.is_none()
+            && self.closing == Closing::No
+            && self.output.len() < OUTPUT_BYTES_MAX
+            && self.session.may_read()
+    }
+
+    fn feed(&mut self, frame: bytes::Bytes) {
+        let now = now();
+        if self.session.expects_connect() {
+            match codec::decode_connect(frame.clone()) {
+                Ok(connect) => self.session.handle_packet(Incoming::Connect(Box::new(connect)), now),
+                Err(error @ CodecError::ConnectExpected) => self.refuse(&error),
+                Err(error) => {
+                    debug!(%error, "CONNECT refused.");
+                    let version = codec::answer_version(&frame);
+                    self.session.handle_connect_error(error.connect_reason(), version, now);
+                }
+            }
+            return;
+        }
+        match codec::decode(frame, self.session.version()) {
+            Ok(packet) => {
+                trace!(?packet, "Received.");
+                self.session.handle_packet(packet, now);
+            }
+            Err(error) => self.refuse(&error),
+        }
+    }
+
+    fn refuse(&mut self, error: &CodecError) {
+        debug!(%error, "Malformed packet.");
+        self.session.handle_malformed(error.reason(), now());
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Claim(client_id) => self.claim(&client_id),
+            Action::Send(packet) => self.send(&packet),
+            Action::Submit(number, submission) => self.submit(number, submission),
+            Action::Close(reason) => self.close(reason),
+        }
+    }
+
+    fn claim(&mut self, client_id: &Arc<str>) {
+        let claim = self.shared.registry().claim(client_id, self.handle.clone(), now());
+        match claim {
+            Claim::Granted(state) => self.session.handle_claimed(state, now()),
+            Claim::Queued { behind: Some(behind) } => behind.stop(StopReason::TakenOver),
+            Claim::Queued { behind: None } => {}
+        }
+    }
+
+    fn send(&mut self, packet: &Outgoing) {
+        trace!(?packet, "Sent.");
+        self.shared.stats.count_sent(packet);
+        if let Outgoing::ConnAck(connack) = packet
+            && connack.reason == ConnectReason::Success
+        {
+            Span::current().record("client_id", &**self.session.client_id());
+            info!(version = ?self.session.version(), session_present = connack.session_present, "Connected.");
+        }
+        codec::encode(packet, self.session.version(), &mut self.output);
+    }
+
+    fn submit(&mut self, number: Option<u64>, submission: Submission) {
+        let (mut bytes, mut received_at) = (0, self.received_at);
+        if let Submission::Publish(publication) = &submission {
+            if publication.will {
+                received_at = wall_clock();
+            }
+            self.shared.stats.count_message(publication.qos, publication.will);
+            bytes = publication.topic.as_bytes().len() + publication.payload.len();
+        }
+        let request = Request {
+            client_id: self.session.client_id().clone(),
+            user_name: self.session.user_name().cloned(),
+            submission,
+            received_at,
+            number,
+            outcomes: self.outcomes_sender.clone(),
+        };
+        // A message larger than the whole budget takes all of it.
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.shared.limits.unstored_bytes_max);
+        let budget = &self.shared.budget;
+        let Ok(share) = budget.clone().try_acquire_many_owned(bytes) else {
+            let (budget, inbound) = (budget.clone(), self.shared.inbound.clone());
+            self.blocked = Some(Box::pin(async move {
+                let share = budget.acquire_many_owned(bytes).await.ok();
+                let _ = inbound.send(request.into_inbound(share)).await;
+            }));
+            return;
+        };
+        match self.shared.inbound.try_send(request.into_inbound(Some(share))) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(message)) => {
+                let inbound = self.shared.inbound.clone();
+                self.blocked = Some(Box::pin(async move {
+                    let _ = inbound.send(message).await;
+                }));
+            }
+            // Nobody stores any more: the ticket goes, and says so.
+            Err(mpsc::error::TrySendError::Closed(message)) => drop(message),
+        }
+    }
+
+    fn close(&mut self, reason: CloseReason) {
+        self.shared.stats.count_close(reason);
+        match reason {
+            CloseReason::Refused(_) | CloseReason::ConnectTimeout | CloseReason::Malformed(_) => {
+                debug!(?reason, "Closed.");
+            }
+            _ => info!(?reason, "Closed."),
+        }
+        self.input = BytesMut::new();
+        if self.socket.is_some() {
+            self.closing = Closing::Flushing;
+        }
+    }
+
+    /// Ready when something was written, or the socket was closed.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(socket) = &mut self.socket else { return Poll::Pending };
+        let mut has_written = false;
+        while !self.output.is_empty() {
+            match Pin::new(&mut *socket).poll_write(cx, &self.output) {
+                Poll::Ready(Ok(written)) if written > 0 => {
+                    self.shared.stats.bytes_sent.add(written as u64);
+                    bytes::Buf::advance(&mut self.output, written);
+                    self.write_deadline = None;
+                    has_written = true;
+                }
+                Poll::Ready(_) => {
+                    self.lose_socket();
+                    return Poll::Ready(());
+                }
+                Poll::Pending => {
+                    let timeout = self.shared.limits.write_timeout;
+                    self.write_deadline.get_or_insert_with(|| now() + timeout);
+                    return if has_written { Poll::Ready(()) } else { Poll::Pending };
+                }
+            }
+        }
+        if has_written || self.closing == Closing::Flushing {
+            self.poll_flushed(cx, has_written)
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Everything is written: flush what a layer below may hold, and go on with closing.
+    fn poll_flushed(&mut self, cx: &mut Context<'_>, has_written: bool) -> Poll<()> {
+        let Some(socket) = &mut self.socket else { return Poll::Pending };
+        if self.closing == Closing::No {
+            let _ = Pin::new(socket).poll_flush(cx);
+            return Poll::Ready(());
+        }
+        match Pin::new(socket).poll_shutdown(cx) {
+            Poll::Ready(Ok(())) => self.closing = Closing::Lingering(now() + LINGER),
+            Poll::Ready(Err(_)) => self.lose_socket(),
+            Poll::Pending => {
+                let timeout = self.shared.limits.write_timeout;
+                self.write_deadline.get_or_insert_with(|| now() + timeout);
+                return if has_written { Poll::Ready(()) } else { Poll::Pending };
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Ready when something was read, or the end was found.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_lingering = matches!(self.closing, Closing::Lingering(_));
+        let wants_bytes = self.may_feed() && !self.can_advance();
+        let Some(socket) = &mut self.socket else { return Poll::Pending };
+        if !is_lingering && !wants_bytes {
+            return Poll::Pending;
+        }
+        let input = &mut self.input;
+        let read = SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            let result = ready!(Pin::new(socket).poll_read(cx, &mut buffer));
+            if !is_lingering {
+                input.extend_from_slice(buffer.filled());
+            }
+            Poll::Ready(result.map(|()| buffer.filled().len()))
+        });
+        match ready!(read) {
+            Ok(0) | Err(_) => self.lose_socket(),
+            Ok(bytes) => {
+                self.shared.stats.bytes_received.add(bytes as u64);
+                self.received_at = wall_clock();
+                self.session.handle_alive(now());
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// The client is gone.
+    fn lose_socket(&mut self) {
+        self.socket = None;
+        self.output = BytesMut::new();
+        self.write_deadline = None;
+        self.session.handle_closed(CloseReason::PeerClosed, now());
+    }
+
+    /// Ready when a timeout was acted on.
+    fn poll_timer(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
+        let lingers_until = match self.closing {
+            Closing::Lingering(until) => Some(until),
+            Closing::No | Closing::Flushing => None,
+        };
+        let deadlines = [self.session.poll_timeout(), self.write_deadline, lingers_until];
+        let Some(deadline) = deadlines.into_iter().flatten().min() else { return Poll::Pending };
+        // A deadline that moved away costs nothing until the timer fires at the old one.
+        if timer.is_elapsed() || timer.deadline().into_std() > deadline {
+            timer.as_mut().reset(deadline.into());
+        }
+        ready!(timer.poll(cx));
+        let now = now();
+        if lingers_until.is_some_and(|until| until <= now) {
+            self.lose_socket();
+        }
+        if self.write_deadline.is_some_and(|deadline| deadline <= now) {
+            self.session.handle_closed(CloseReason::WriteTimeout, now);
+            self.lose_socket();
+        }
+        self.session.handle_timeout(now);
+        Poll::Ready(())
+    }
+
+    fn release_memory(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        if self.output.is_empty() {
+            self.output = BytesMut::new();
+        }
+        self.session.release_memory();
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Continue,
+    Abandon,
+}
+
+/// A submission with all that its [`Inbound`] needs but the share of the budget.
+struct Request {
+    client_id: Arc<str>,
+    user_name: Option<Arc<str>>,
+    submission: Submission,
+    received_at: SystemTime,
+    number: Option<u64>,
+    outcomes: mpsc::UnboundedSender<(u64, Outcome)>,
+}
+
+impl Request {
+    fn into_inbound(self, share: Option<OwnedSemaphorePermit>) -> Inbound {
+        let ticket = match self.number {
+            Some(number) => Ticket::new(number, self.outcomes, share),
+            None => Ticket::unattended(share),
+        };
+        inbound_of_submission(self.client_id, self.user_name, self.submission, self.received_at, ticket)
+    }
+}
