@@ -6,9 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A message's position in the gateway's spool: dense, monotone, never reused. With the gateway's name it is the
 /// exactly-once key of everything that leaves the gateway.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Seq(pub u64);
 
 impl Seq {
@@ -32,13 +30,9 @@ impl std::fmt::Display for Seq {
 }
 
 /// A row's position in its dataset (ODF `offset`).
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Offset(pub u64);
 
 /// Names a dataset inside the spool. Given once per dataset name, never reused.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DatasetId(pub u32);

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Float32Builder, Float64Builder,
-    Int8Builder, Int16Builder, Int32Builder, Int64Builder, StringBuilder,
-    TimestampMillisecondBuilder, UInt8Builder, UInt16Builder, UInt32Builder, UInt64Builder,
+    ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Float32Builder, Float64Builder, Int8Builder, Int16Builder,
+    Int32Builder, Int64Builder, StringBuilder, TimestampMillisecondBuilder, UInt8Builder, UInt16Builder, UInt32Builder,
+    UInt64Builder,
 };
 use arrow::datatypes::DataType as ArrowType;
 
@@ -48,9 +48,7 @@ impl Column {
             ArrowType::Float64 => Self::Float64(Float64Builder::new()),
             ArrowType::Binary => Self::Bytes(BinaryBuilder::new()),
             ArrowType::Date32 => Self::Date(Date32Builder::new()),
-            ArrowType::Timestamp(..) => {
-                Self::Instant(TimestampMillisecondBuilder::new().with_timezone("UTC"))
-            }
+            ArrowType::Timestamp(..) => Self::Instant(TimestampMillisecondBuilder::new().with_timezone("UTC")),
             _ => Self::Text(StringBuilder::new()),
         }
     }
@@ -58,11 +56,7 @@ impl Column {
     /// Appends a cell of `scratch`. Decoding made it of the column's type; any other is a null.
     pub(crate) fn append(&mut self, cell: &Cell, scratch: &Scratch) {
         match self {
-            Self::Bool(column) => column.append_option(if let Cell::Bool(value) = cell {
-                Some(*value)
-            } else {
-                None
-            }),
+            Self::Bool(column) => column.append_option(if let Cell::Bool(value) = cell { Some(*value) } else { None }),
             Self::Int8(column) => column.append_option(signed(cell)),
             Self::Int16(column) => column.append_option(signed(cell)),
             Self::Int32(column) => column.append_option(signed(cell)),
@@ -71,39 +65,19 @@ impl Column {
             Self::UInt16(column) => column.append_option(signed(cell)),
             Self::UInt32(column) => column.append_option(signed(cell)),
             Self::UInt64(column) => {
-                column.append_option(if let Cell::Unsigned(value) = cell {
-                    Some(*value)
-                } else {
-                    None
-                });
+                column.append_option(if let Cell::Unsigned(value) = cell { Some(*value) } else { None });
             }
             Self::Float32(column) => {
-                column.append_option(if let Cell::Float32(value) = cell {
-                    Some(*value)
-                } else {
-                    None
-                });
+                column.append_option(if let Cell::Float32(value) = cell { Some(*value) } else { None });
             }
             Self::Float64(column) => {
-                column.append_option(if let Cell::Float64(value) = cell {
-                    Some(*value)
-                } else {
-                    None
-                });
+                column.append_option(if let Cell::Float64(value) = cell { Some(*value) } else { None });
             }
             Self::Text(column) => column.append_option(scratch.text_of(cell)),
             Self::Bytes(column) => column.append_option(scratch.bytes_of(cell)),
-            Self::Date(column) => column.append_option(if let Cell::Date(days) = cell {
-                Some(*days)
-            } else {
-                None
-            }),
+            Self::Date(column) => column.append_option(if let Cell::Date(days) = cell { Some(*days) } else { None }),
             Self::Instant(column) => {
-                column.append_option(if let Cell::Millis(millis) = cell {
-                    Some(*millis)
-                } else {
-                    None
-                });
+                column.append_option(if let Cell::Millis(millis) = cell { Some(*millis) } else { None });
             }
         }
     }

@@ -21,24 +21,9 @@ pub(crate) fn key_columns(spec: &DatasetSpec) -> Option<Vec<KeyColumn>> {
     let Merge::Ledger { primary_key } = &spec.merge else {
         return None;
     };
-    let capture = |name: &String| {
-        spec.captures
-            .iter()
-            .position(|capture| capture == name)
-            .map(KeyColumn::Capture)
-    };
-    let field = |name: &String| {
-        spec.fields
-            .iter()
-            .position(|field| field.name == *name)
-            .map(KeyColumn::Field)
-    };
-    Some(
-        primary_key
-            .iter()
-            .filter_map(|name| capture(name).or_else(|| field(name)))
-            .collect(),
-    )
+    let capture = |name: &String| spec.captures.iter().position(|capture| capture == name).map(KeyColumn::Capture);
+    let field = |name: &String| spec.fields.iter().position(|field| field.name == *name).map(KeyColumn::Field);
+    Some(primary_key.iter().filter_map(|name| capture(name).or_else(|| field(name))).collect())
 }
 
 /// Gathers the values of one row's key.
@@ -65,8 +50,7 @@ impl KeyHasher {
     }
 
     pub(crate) fn push(&mut self, value: &[u8]) {
-        self.bytes
-            .extend_from_slice(&(value.len() as u64).to_le_bytes());
+        self.bytes.extend_from_slice(&(value.len() as u64).to_le_bytes());
         self.bytes.extend_from_slice(value);
     }
 

@@ -71,16 +71,10 @@ impl RowBuilder {
     #[must_use]
     pub fn new(spec: &DatasetSpec, gateway: &str) -> Self {
         let columns = Columns::new(spec);
-        let is_event_time =
-            |name: &String| spec.fields.iter().position(|field| field.name == *name);
+        let is_event_time = |name: &String| spec.fields.iter().position(|field| field.name == *name);
         Self {
             decoder: Decoder::new(spec),
-            gathered: columns
-                .schema()
-                .fields()
-                .iter()
-                .map(|field| Column::new(field.data_type()))
-                .collect(),
+            gathered: columns.schema().fields().iter().map(|field| Column::new(field.data_type())).collect(),
             columns,
             gateway: gateway.to_owned(),
             capture_count: spec.captures.len(),
@@ -116,16 +110,8 @@ impl RowBuilder {
         }
         self.check_topic(message)?;
         self.decoder.decode(&message.payload, &mut self.scratch)?;
-        let facts = RowFacts {
-            event_time_ms: self.event_time(message)?,
-            ledger_key: self.ledger_key(message),
-        };
-        Ok(Row {
-            builder: self,
-            seq,
-            message,
-            facts,
-        })
+        let facts = RowFacts { event_time_ms: self.event_time(message)?, ledger_key: self.ledger_key(message) };
+        Ok(Row { builder: self, seq, message, facts })
     }
 
     /// Rows gathered since the last batch.
@@ -156,19 +142,16 @@ impl RowBuilder {
     pub fn take_batch(&mut self, first_offset: Offset, system_time_ms: i64) -> RecordBatch {
         let rows = self.rows;
         let first = to_i64(first_offset.0);
-        let arrays = self.columns.sources().iter().zip(&mut self.gathered).map(
-            |(source, column)| -> ArrayRef {
-                match source {
-                    Source::Offset => Arc::new(Int64Array::from_iter_values((first..).take(rows))),
-                    Source::Op => Arc::new(Int32Array::from_value(OP_APPEND, rows)),
-                    Source::SystemTime => Arc::new(
-                        TimestampMillisecondArray::from_value(system_time_ms, rows)
-                            .with_timezone("UTC"),
-                    ),
-                    _ => column.finish(),
+        let arrays = self.columns.sources().iter().zip(&mut self.gathered).map(|(source, column)| -> ArrayRef {
+            match source {
+                Source::Offset => Arc::new(Int64Array::from_iter_values((first..).take(rows))),
+                Source::Op => Arc::new(Int32Array::from_value(OP_APPEND, rows)),
+                Source::SystemTime => {
+                    Arc::new(TimestampMillisecondArray::from_value(system_time_ms, rows).with_timezone("UTC"))
                 }
-            },
-        );
+                _ => column.finish(),
+            }
+        });
         let arrays = arrays.collect();
         (self.rows, self.bytes) = (0, 0);
         RecordBatch::try_new(Arc::clone(self.columns.schema()), arrays)
@@ -178,28 +161,18 @@ impl RowBuilder {
     fn check_topic(&self, message: &Message) -> Result<(), RowError> {
         let found = message.captures.len();
         if found != self.capture_count {
-            return Err(RowError::Captures {
-                expected: self.capture_count,
-                found,
-            });
+            return Err(RowError::Captures { expected: self.capture_count, found });
         }
         let topic = topic_of(message).ok_or(RowError::Topic)?;
         let inside = |range| capture_of(topic, range).is_some();
-        if message.captures.iter().all(inside) {
-            Ok(())
-        } else {
-            Err(RowError::Topic)
-        }
+        if message.captures.iter().all(inside) { Ok(()) } else { Err(RowError::Topic) }
     }
 
     /// The event time, when it can be one. It is held against the time of receipt only if the gateway's clock was right at
     /// that time: a gateway that booted in 1970 would refuse every honest device.
     fn event_time(&self, message: &Message) -> Result<i64, RowError> {
         let received_ms = received_ms(message);
-        let event_time_ms = match self
-            .event_time_field
-            .and_then(|index| self.scratch.cells.get(index))
-        {
+        let event_time_ms = match self.event_time_field.and_then(|index| self.scratch.cells.get(index)) {
             Some(Cell::Millis(millis)) => *millis,
             Some(Cell::Date(days)) => i64::from(*days) * MILLIS_PER_DAY,
             _ => return Ok(received_ms),
@@ -208,14 +181,8 @@ impl RowBuilder {
             return Err(RowError::EventTimeBefore1970 { event_time_ms });
         }
         let tolerance_ms = self.tolerance_ms;
-        if message.flags.clock_synchronised
-            && event_time_ms > received_ms.saturating_add(tolerance_ms)
-        {
-            return Err(RowError::EventTimeAhead {
-                event_time_ms,
-                received_ms,
-                tolerance_ms,
-            });
+        if message.flags.clock_synchronised && event_time_ms > received_ms.saturating_add(tolerance_ms) {
+            return Err(RowError::EventTimeAhead { event_time_ms, received_ms, tolerance_ms });
         }
         Ok(event_time_ms)
     }
@@ -225,15 +192,9 @@ impl RowBuilder {
         for column in self.key.as_deref()? {
             match column {
                 KeyColumn::Capture(index) => {
-                    self.key_hasher.push(
-                        nth_capture(message, topic, *index)
-                            .unwrap_or_default()
-                            .as_bytes(),
-                    );
+                    self.key_hasher.push(nth_capture(message, topic, *index).unwrap_or_default().as_bytes());
                 }
-                KeyColumn::Field(index) => self
-                    .key_hasher
-                    .push_cell(&self.scratch.cells[*index], &self.scratch),
+                KeyColumn::Field(index) => self.key_hasher.push_cell(&self.scratch.cells[*index], &self.scratch),
             }
         }
         Some(self.key_hasher.finish())
@@ -298,11 +259,7 @@ fn capture_of<'a>(topic: &'a str, range: &Range<u16>) -> Option<&'a str> {
 }
 
 fn clock_word(synchronised: bool) -> &'static str {
-    if synchronised {
-        "synchronised"
-    } else {
-        "unsynchronised"
-    }
+    if synchronised { "synchronised" } else { "unsynchronised" }
 }
 
 /// Positions count messages from zero and do not reach 2^63.

@@ -53,10 +53,8 @@ impl Columns {
     /// Lays out the columns of a valid spec.
     #[must_use]
     pub fn new(spec: &DatasetSpec) -> Self {
-        let event_time_field = spec
-            .event_time
-            .as_deref()
-            .and_then(|name| spec.fields.iter().position(|field| field.name == name));
+        let event_time_field =
+            spec.event_time.as_deref().and_then(|name| spec.fields.iter().position(|field| field.name == name));
         let mut layout = Layout::default();
         layout.push("offset", ArrowType::Int64, Source::Offset);
         layout.push("op", ArrowType::Int32, Source::Op);
@@ -80,15 +78,10 @@ impl Columns {
             layout.push(name, data_type, source);
         }
         if spec.extra {
-            layout
-                .fields
-                .push(Field::new("extra", ArrowType::Utf8, true));
+            layout.fields.push(Field::new("extra", ArrowType::Utf8, true));
             layout.sources.push(Source::Extra);
         }
-        Self {
-            schema: Arc::new(Schema::new(layout.fields)),
-            sources: layout.sources,
-        }
+        Self { schema: Arc::new(Schema::new(layout.fields)), sources: layout.sources }
     }
 
     /// The Arrow schema: required columns are non-nullable, instants are `Timestamp(ms, "UTC")`.
@@ -122,11 +115,7 @@ impl Layout {
     }
 
     fn push_field(&mut self, field: &FieldSpec, index: usize) {
-        self.fields.push(Field::new(
-            &field.name,
-            arrow_type(field.data_type),
-            field.optional,
-        ));
+        self.fields.push(Field::new(&field.name, arrow_type(field.data_type), field.optional));
         self.sources.push(Source::Field(index));
     }
 }
@@ -204,54 +193,29 @@ mod tests {
     fn an_event_time_field_takes_the_event_time_place_and_is_not_repeated() {
         let mut spec = DatasetSpec::messages();
         spec.envelope = Default::default();
-        spec.fields = vec![
-            FieldSpec::parse("temp", "Float32?").unwrap(),
-            FieldSpec::parse("ts", "Timestamp(ms)").unwrap(),
-        ];
+        spec.fields =
+            vec![FieldSpec::parse("temp", "Float32?").unwrap(), FieldSpec::parse("ts", "Timestamp(ms)").unwrap()];
         spec.event_time = Some("ts".into());
         spec.extra = true;
 
-        assert_eq!(
-            names(&spec),
-            [
-                "offset",
-                "op",
-                "system_time",
-                "ts",
-                "gateway",
-                "seq",
-                "temp",
-                "extra"
-            ]
-        );
+        assert_eq!(names(&spec), ["offset", "op", "system_time", "ts", "gateway", "seq", "temp", "extra"]);
         assert_eq!(Columns::new(&spec).event_time(), "ts");
     }
 
     #[test]
     fn only_optional_fields_and_extra_are_nullable() {
         let mut spec = DatasetSpec::messages();
-        spec.fields
-            .push(FieldSpec::parse("temp", "Float32?").unwrap());
+        spec.fields.push(FieldSpec::parse("temp", "Float32?").unwrap());
         spec.extra = true;
 
         let columns = Columns::new(&spec);
-        let nullable: Vec<_> = columns
-            .schema()
-            .fields()
-            .iter()
-            .filter(|f| f.is_nullable())
-            .map(|f| f.name().as_str())
-            .collect();
+        let nullable: Vec<_> =
+            columns.schema().fields().iter().filter(|f| f.is_nullable()).map(|f| f.name().as_str()).collect();
 
         assert_eq!(nullable, ["temp", "extra"]);
     }
 
     fn names(spec: &DatasetSpec) -> Vec<String> {
-        Columns::new(spec)
-            .schema()
-            .fields()
-            .iter()
-            .map(|field| field.name().clone())
-            .collect()
+        Columns::new(spec).schema().fields().iter().map(|field| field.name().clone()).collect()
     }
 }

@@ -203,19 +203,12 @@ impl DatasetSpec {
         }
         let mut taken = std::collections::BTreeMap::new();
         for (name, owner) in self.column_owners() {
-            if name.is_empty()
-                || name.len() > COLUMN_NAME_BYTES_MAX
-                || name.contains(char::is_control)
-            {
+            if name.is_empty() || name.len() > COLUMN_NAME_BYTES_MAX || name.contains(char::is_control) {
                 return Err(SpecError::ColumnName(name.to_owned()));
             }
             if let Some(first) = taken.insert(name, owner) {
                 let (name, second) = (name.to_owned(), owner);
-                return Err(SpecError::DuplicateColumn {
-                    name,
-                    first,
-                    second,
-                });
+                return Err(SpecError::DuplicateColumn { name, first, second });
             }
         }
         Ok(())
@@ -225,29 +218,12 @@ impl DatasetSpec {
     fn column_owners(&self) -> impl Iterator<Item = (&str, &'static str)> {
         let system = ["offset", "op", "system_time", "gateway", "seq"].into_iter();
         let event_time = self.event_time.is_none().then_some("event_time");
-        let captures = self
-            .captures
-            .iter()
-            .map(|name| (name.as_str(), "a topic capture"));
-        let fields = self
-            .fields
-            .iter()
-            .map(|field| (field.name.as_str(), "a payload field"));
-        let envelope = self
-            .envelope
-            .columns()
-            .map(|name| (name, "an envelope column"));
-        let extra = self
-            .extra
-            .then_some(("extra", "the column of unknown fields"));
-        let system = system
-            .chain(event_time)
-            .map(|name| (name, "a system column"));
-        system
-            .chain(captures)
-            .chain(fields)
-            .chain(envelope)
-            .chain(extra)
+        let captures = self.captures.iter().map(|name| (name.as_str(), "a topic capture"));
+        let fields = self.fields.iter().map(|field| (field.name.as_str(), "a payload field"));
+        let envelope = self.envelope.columns().map(|name| (name, "an envelope column"));
+        let extra = self.extra.then_some(("extra", "the column of unknown fields"));
+        let system = system.chain(event_time).map(|name| (name, "a system column"));
+        system.chain(captures).chain(fields).chain(envelope).chain(extra)
     }
 
     fn check_format(&self) -> Result<(), SpecError> {
@@ -262,9 +238,7 @@ impl DatasetSpec {
             }
             (Format::Json | Format::Csv { .. }, _) | (Format::Text, [_]) => Ok(()),
             (Format::Bytes, [field]) if field.data_type == DataType::Binary => Ok(()),
-            (Format::Bytes, [field]) => {
-                Err(SpecError::BytesType(field.name.clone(), field.data_type))
-            }
+            (Format::Bytes, [field]) => Err(SpecError::BytesType(field.name.clone(), field.data_type)),
             (Format::Text, fields) => Err(SpecError::OneField("text", fields.len())),
             (Format::Bytes, fields) => Err(SpecError::OneField("bytes", fields.len())),
         }
@@ -281,11 +255,7 @@ impl DatasetSpec {
         if is_time && !field.optional {
             return Ok(());
         }
-        Err(SpecError::EventTimeField {
-            name: name.clone(),
-            data_type: field.data_type,
-            optional: field.optional,
-        })
+        Err(SpecError::EventTimeField { name: name.clone(), data_type: field.data_type, optional: field.optional })
     }
 
     fn check_merge(&self) -> Result<(), SpecError> {
@@ -336,21 +306,13 @@ impl FieldSpec {
     /// A field that every payload must have.
     #[must_use]
     pub fn required(name: &str, data_type: DataType) -> Self {
-        Self {
-            name: name.to_owned(),
-            data_type,
-            optional: false,
-        }
+        Self { name: name.to_owned(), data_type, optional: false }
     }
 
     /// A field that may be missing or null.
     #[must_use]
     pub fn optional(name: &str, data_type: DataType) -> Self {
-        Self {
-            name: name.to_owned(),
-            data_type,
-            optional: true,
-        }
+        Self { name: name.to_owned(), data_type, optional: true }
     }
 }
 
@@ -382,15 +344,10 @@ pub enum SpecError {
     #[error("{0} columns are declared, {COLUMNS_MAX} are allowed")]
     TooManyColumns(usize),
     /// Empty, too long, or with control characters.
-    #[error(
-        "column name {0:?} must have 1 to {COLUMN_NAME_BYTES_MAX} bytes and no control characters"
-    )]
+    #[error("column name {0:?} must have 1 to {COLUMN_NAME_BYTES_MAX} bytes and no control characters")]
     ColumnName(String),
     /// Two columns of one name.
-    #[error(
-        "column name {name:?} is taken: {first} and {second} both have it; rename one{}",
-        hint(name)
-    )]
+    #[error("column name {name:?} is taken: {first} and {second} both have it; rename one{}", hint(name))]
     DuplicateColumn {
         /// The name.
         name: String,
@@ -406,9 +363,7 @@ pub enum SpecError {
     #[error("format {0} has exactly one field, the schema declares {1}")]
     OneField(&'static str, usize),
     /// Bytes are not interpreted.
-    #[error(
-        "format bytes keeps the payload as it is: field {0:?} must be Binary, not {1}; for text use format text"
-    )]
+    #[error("format bytes keeps the payload as it is: field {0:?} must be Binary, not {1}; for text use format text")]
     BytesType(String, DataType),
     /// Not a usable delimiter.
     #[error("csv delimiter {0:?} must be one printable ASCII character or a tab, and not a quote")]
@@ -439,9 +394,7 @@ pub enum SpecError {
     #[error("primaryKey names {0:?}, which is neither a topic capture nor a declared field")]
     UnknownKey(String),
     /// A key that may be missing identifies nothing.
-    #[error(
-        "primaryKey column {0:?} is optional; a key column must always be there: remove its '?'"
-    )]
+    #[error("primaryKey column {0:?} is optional; a key column must always be there: remove its '?'")]
     OptionalKey(String),
     /// Two texts can be the same JSON value.
     #[error("primaryKey column {0:?} is Json, whose texts cannot be compared for equality")]

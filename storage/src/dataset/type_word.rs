@@ -21,22 +21,10 @@ const WORDS: [(&str, DataType); 20] = [
     ("Binary", DataType::Binary),
     ("Date", DataType::Date),
     ("Timestamp", DataType::Timestamp(TimestampEncoding::Rfc3339)),
-    (
-        "Timestamp(s)",
-        DataType::Timestamp(TimestampEncoding::Seconds),
-    ),
-    (
-        "Timestamp(ms)",
-        DataType::Timestamp(TimestampEncoding::Millis),
-    ),
-    (
-        "Timestamp(us)",
-        DataType::Timestamp(TimestampEncoding::Micros),
-    ),
-    (
-        "Timestamp(ns)",
-        DataType::Timestamp(TimestampEncoding::Nanos),
-    ),
+    ("Timestamp(s)", DataType::Timestamp(TimestampEncoding::Seconds)),
+    ("Timestamp(ms)", DataType::Timestamp(TimestampEncoding::Millis)),
+    ("Timestamp(us)", DataType::Timestamp(TimestampEncoding::Micros)),
+    ("Timestamp(ns)", DataType::Timestamp(TimestampEncoding::Nanos)),
     ("Json", DataType::Json),
 ];
 
@@ -51,18 +39,13 @@ impl DataType {
             .iter()
             .find(|(known, _)| *known == bare)
             .map(|(_, data_type)| (*data_type, optional))
-            .ok_or_else(|| UnknownType {
-                word: word.to_owned(),
-            })
+            .ok_or_else(|| UnknownType { word: word.to_owned() })
     }
 
     /// The word that [`DataType::parse`] reads as this type.
     #[must_use]
     pub fn word(self) -> &'static str {
-        WORDS
-            .iter()
-            .find(|(_, data_type)| *data_type == self)
-            .map_or("", |(word, _)| word)
+        WORDS.iter().find(|(_, data_type)| *data_type == self).map_or("", |(word, _)| word)
     }
 }
 
@@ -76,11 +59,7 @@ impl FieldSpec {
     /// A field as the configuration writes it: `battery = "Float32?"`.
     pub fn parse(name: &str, word: &str) -> Result<Self, UnknownType> {
         let (data_type, optional) = DataType::parse(word)?;
-        Ok(Self {
-            name: name.to_owned(),
-            data_type,
-            optional,
-        })
+        Ok(Self { name: name.to_owned(), data_type, optional })
     }
 }
 
@@ -126,14 +105,8 @@ mod tests {
         for word in ["float32", "", "?", "Float32??", "Timestamp(min)", "Decimal"] {
             let message = DataType::parse(word).unwrap_err().to_string();
 
-            assert!(
-                message.starts_with(&format!("{word:?} is not a type")),
-                "{message}"
-            );
-            assert!(
-                WORDS.iter().all(|(known, _)| message.contains(known)),
-                "{message}"
-            );
+            assert!(message.starts_with(&format!("{word:?} is not a type")), "{message}");
+            assert!(WORDS.iter().all(|(known, _)| message.contains(known)), "{message}");
         }
     }
 }

@@ -22,8 +22,7 @@ impl UnknownFields {
         while let Some(name) = names.pop_first() {
             if let Some(count) = self.by_name.get_mut(&name) {
                 *count += 1;
-            } else if self.by_name.len() < UNKNOWN_NAMES_MAX && name.len() <= UNKNOWN_NAME_BYTES_MAX
-            {
+            } else if self.by_name.len() < UNKNOWN_NAMES_MAX && name.len() <= UNKNOWN_NAME_BYTES_MAX {
                 self.by_name.insert(name, 1);
             } else {
                 self.others += 1;

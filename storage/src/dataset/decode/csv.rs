@@ -20,11 +20,7 @@ pub(crate) struct Reader {
 impl Reader {
     pub(crate) fn new(delimiter: u8, fields: usize) -> Self {
         let core = ReaderBuilder::new().delimiter(delimiter).build();
-        Self {
-            core,
-            text: Vec::new(),
-            ends: vec![0; fields + 1],
-        }
+        Self { core, text: Vec::new(), ends: vec![0; fields + 1] }
     }
 
     /// Reads exactly one record with exactly the declared fields.
@@ -36,18 +32,15 @@ impl Reader {
     ) -> Result<(), RowError> {
         let found = self.read_record(payload.as_bytes())?;
         if found != fields.len() {
-            return Err(RowError::CsvFields {
-                expected: fields.len(),
-                found,
-            });
+            return Err(RowError::CsvFields { expected: fields.len(), found });
         }
         let mut start = 0;
         for (index, field) in fields.iter().enumerate() {
             let end = self.ends[index];
             let bytes = self.text.get(start..end).unwrap_or_default();
             let value = std::str::from_utf8(bytes).map_err(|_| RowError::NotUtf8 { at: start })?;
-            scratch.cells[index] = scalar::from_bare_text(field, value, scratch)
-                .map_err(|problem| problem.of(field))?;
+            scratch.cells[index] =
+                scalar::from_bare_text(field, value, scratch).map_err(|problem| problem.of(field))?;
             start = end;
         }
         Ok(())
@@ -61,18 +54,13 @@ impl Reader {
         }
         self.core.reset();
         self.text.clear();
-        self.text
-            .shrink_to(crate::dataset::decode::scratch::KEPT_BYTES_MAX);
+        self.text.shrink_to(crate::dataset::decode::scratch::KEPT_BYTES_MAX);
         self.text.resize(payload.len() + 1, 0);
-        let too_many = Err(RowError::CsvFields {
-            expected: self.ends.len() - 1,
-            found: self.ends.len(),
-        });
+        let too_many = Err(RowError::CsvFields { expected: self.ends.len() - 1, found: self.ends.len() });
         let (mut read, mut written, mut fields) = (0, 0, 0);
         loop {
             let (text, ends) = (&mut self.text[written..], &mut self.ends[fields..]);
-            let (result, bytes_in, bytes_out, ends_out) =
-                self.core.read_record(&payload[read..], text, ends);
+            let (result, bytes_in, bytes_out, ends_out) = self.core.read_record(&payload[read..], text, ends);
             read += bytes_in;
             written += bytes_out;
             fields += ends_out;
@@ -84,10 +72,7 @@ impl Reader {
                 ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => return too_many,
             }
         }
-        match payload[read..]
-            .iter()
-            .all(|byte| matches!(byte, b'\r' | b'\n'))
-        {
+        match payload[read..].iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
             true => Ok(fields),
             false => Err(RowError::CsvRecords { found: "more" }),
         }

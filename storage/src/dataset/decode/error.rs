@@ -86,9 +86,7 @@ pub enum RowError {
         event_time_ms: i64,
     },
     /// The stored captures are not those of the dataset: its topics were changed after the message was accepted.
-    #[error(
-        "the topic gave {found} captures, the dataset declares {expected}: were its topics changed?"
-    )]
+    #[error("the topic gave {found} captures, the dataset declares {expected}: were its topics changed?")]
     Captures {
         /// Declared.
         expected: usize,
@@ -176,10 +174,7 @@ pub enum Problem {
 impl Problem {
     /// The problem of this field.
     pub(crate) fn of(self, field: &FieldSpec) -> RowError {
-        RowError::Field {
-            field: field.name.clone(),
-            problem: self,
-        }
+        RowError::Field { field: field.name.clone(), problem: self }
     }
 }
 
@@ -204,8 +199,7 @@ struct InField<'a>(Option<&'a str>);
 
 impl fmt::Display for InField<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0
-            .map_or(Ok(()), |name| write!(f, ", in field {name:?}"))
+        self.0.map_or(Ok(()), |name| write!(f, ", in field {name:?}"))
     }
 }
 

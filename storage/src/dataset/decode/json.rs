@@ -10,10 +10,10 @@ use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::dataset::decode::Fields;
 use crate::dataset::decode::error::{Problem, RowError, excerpt, parser_message};
 use crate::dataset::decode::scalar::{Number, from_number, from_string};
 use crate::dataset::decode::scratch::{Cell, Scratch};
-use crate::dataset::decode::{Fields, scalar};
 use crate::dataset::spec::{DataType, FieldSpec};
 
 /// Reads one object and nothing after it.
@@ -25,10 +25,7 @@ pub(crate) fn decode(text: &str, fields: &Fields, scratch: &mut Scratch) -> Resu
     let row = ObjectVisitor { fields, scratch };
     let result = parser.deserialize_map(row).and_then(|()| parser.end());
     result.map_err(|error| {
-        let syntax = || RowError::Json {
-            field: None,
-            message: parser_message(&error),
-        };
+        let syntax = || RowError::Json { field: None, message: parser_message(&error) };
         scratch.refusal.take().unwrap_or_else(syntax)
     })
 }
@@ -64,10 +61,7 @@ impl<'de> Visitor<'de> for ObjectVisitor<'_> {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         let mut hint = 0;
-        while let Some(key) = map.next_key_seed(KeySeed {
-            fields: self.fields,
-            hint,
-        })? {
+        while let Some(key) = map.next_key_seed(KeySeed { fields: self.fields, hint })? {
             match key {
                 Key::Field(index) => {
                     self.read_field(index, &mut map)?;
@@ -81,19 +75,12 @@ impl<'de> Visitor<'de> for ObjectVisitor<'_> {
 }
 
 impl ObjectVisitor<'_> {
-    fn read_field<'de, A: MapAccess<'de>>(
-        &mut self,
-        index: usize,
-        map: &mut A,
-    ) -> Result<(), A::Error> {
+    fn read_field<'de, A: MapAccess<'de>>(&mut self, index: usize, map: &mut A) -> Result<(), A::Error> {
         let field = &self.fields.list[index];
         if self.scratch.cells[index] != Cell::Unset {
             return Err(refuse(self.scratch, Problem::Duplicate.of(field)));
         }
-        match map.next_value_seed(CellSeed {
-            field,
-            scratch: self.scratch,
-        }) {
+        match map.next_value_seed(CellSeed { field, scratch: self.scratch }) {
             Ok(cell) => {
                 self.scratch.cells[index] = cell;
                 Ok(())
@@ -106,18 +93,13 @@ impl ObjectVisitor<'_> {
         }
     }
 
-    fn read_unknown<'de, A: MapAccess<'de>>(
-        &mut self,
-        name: String,
-        map: &mut A,
-    ) -> Result<(), A::Error> {
+    fn read_unknown<'de, A: MapAccess<'de>>(&mut self, name: String, map: &mut A) -> Result<(), A::Error> {
         if self.scratch.unknown.contains(&name) {
             let name = excerpt(&name);
             return Err(refuse(self.scratch, RowError::DuplicateKey { name }));
         }
         if self.fields.keep_unknown {
-            self.scratch
-                .push_extra(&name, map.next_value::<&RawValue>()?.get());
+            self.scratch.push_extra(&name, map.next_value::<&RawValue>()?.get());
         } else {
             map.next_value::<IgnoredAny>()?;
         }
@@ -184,14 +166,11 @@ impl CellSeed<'_> {
     }
 
     fn wrong_type<E: Error>(self, found: &str) -> Result<Cell, E> {
-        let problem = Problem::WrongType {
-            expected: self.field.data_type,
-            found: found.to_owned(),
-        };
+        let problem = Problem::WrongType { expected: self.field.data_type, found: found.to_owned() };
         self.checked(Err(problem))
     }
 
-    fn number<E: Error>(self, number: scalar::Number) -> Result<Cell, E> {
+    fn number<E: Error>(self, number: Number) -> Result<Cell, E> {
         let cell = from_number(self.field, number);
         self.checked(cell)
     }

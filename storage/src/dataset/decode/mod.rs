@@ -62,9 +62,7 @@ impl Decoder {
         scratch.clear(self.fields.list.len());
         match self.format {
             Format::Json => json::decode(text_of(payload)?, &self.fields, scratch)?,
-            Format::Csv { .. } => self
-                .csv
-                .decode(text_of(payload)?, &self.fields.list, scratch)?,
+            Format::Csv { .. } => self.csv.decode(text_of(payload)?, &self.fields.list, scratch)?,
             Format::Text => decode_text(text_of(payload)?, &self.fields.list, scratch)?,
             Format::Bytes => decode_bytes(payload, &self.fields.list, scratch),
         }
@@ -75,11 +73,7 @@ impl Decoder {
 impl Fields {
     fn new(spec: &DatasetSpec) -> Self {
         let names = spec.fields.iter().map(|field| field.name.clone());
-        Self {
-            list: spec.fields.clone(),
-            by_name: names.zip(0..).collect(),
-            keep_unknown: spec.extra,
-        }
+        Self { list: spec.fields.clone(), by_name: names.zip(0..).collect(), keep_unknown: spec.extra }
     }
 
     /// Index of a field; `hint` is where it stands when the payload keeps the declared order.
@@ -103,15 +97,12 @@ impl Fields {
 }
 
 fn text_of(payload: &[u8]) -> Result<&str, RowError> {
-    std::str::from_utf8(payload).map_err(|error| RowError::NotUtf8 {
-        at: error.valid_up_to(),
-    })
+    std::str::from_utf8(payload).map_err(|error| RowError::NotUtf8 { at: error.valid_up_to() })
 }
 
 fn decode_text(text: &str, fields: &[FieldSpec], scratch: &mut Scratch) -> Result<(), RowError> {
     for (index, field) in fields.iter().enumerate() {
-        scratch.cells[index] =
-            scalar::from_bare_text(field, text, scratch).map_err(|problem| problem.of(field))?;
+        scratch.cells[index] = scalar::from_bare_text(field, text, scratch).map_err(|problem| problem.of(field))?;
     }
     Ok(())
 }

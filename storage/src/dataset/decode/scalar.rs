@@ -26,15 +26,8 @@ pub(crate) enum Number {
 impl Number {
     fn parse(text: &str) -> Option<Self> {
         // Rust also reads "inf" and "nan"; no payload means a number by them.
-        let float = || {
-            text.parse::<f64>()
-                .ok()
-                .filter(|_| !text.contains(['n', 'N']))
-        };
-        text.parse::<i128>()
-            .map(Self::Whole)
-            .ok()
-            .or_else(|| float().map(Self::Float))
+        let float = || text.parse::<f64>().ok().filter(|_| !text.contains(['n', 'N']));
+        text.parse::<i128>().map(Self::Whole).ok().or_else(|| float().map(Self::Float))
     }
 
     fn show(self) -> String {
@@ -59,46 +52,29 @@ pub(crate) fn from_number(field: &FieldSpec, number: Number) -> Result<Cell, Pro
         DataType::UInt32 => signed(expected, number, 0, u32::MAX.into()),
         DataType::UInt64 => {
             let whole = whole(expected, number)?;
-            let in_range = u64::try_from(whole).map_err(|_| Problem::OutOfRange {
-                expected,
-                found: found(),
-            })?;
+            let in_range = u64::try_from(whole).map_err(|_| Problem::OutOfRange { expected, found: found() })?;
             Ok(Cell::Unsigned(in_range))
         }
         DataType::Float32 | DataType::Float64 => float(expected, number),
-        DataType::Timestamp(TimestampEncoding::Rfc3339) => {
-            Err(Problem::NumericTimestamp { found: found() })
-        }
+        DataType::Timestamp(TimestampEncoding::Rfc3339) => Err(Problem::NumericTimestamp { found: found() }),
         DataType::Timestamp(encoding) => {
             let millis = millis(expected, encoding, number)?;
-            in_years_of_four_digits(millis).ok_or_else(|| Problem::OutOfRange {
-                expected,
-                found: found(),
-            })
+            in_years_of_four_digits(millis).ok_or_else(|| Problem::OutOfRange { expected, found: found() })
         }
         DataType::Bool | DataType::String | DataType::Binary | DataType::Date | DataType::Json => {
-            Err(Problem::WrongType {
-                expected,
-                found: found(),
-            })
+            Err(Problem::WrongType { expected, found: found() })
         }
     }
 }
 
 /// A JSON string.
-pub(crate) fn from_string(
-    field: &FieldSpec,
-    text: &str,
-    scratch: &mut Scratch,
-) -> Result<Cell, Problem> {
+pub(crate) fn from_string(field: &FieldSpec, text: &str, scratch: &mut Scratch) -> Result<Cell, Problem> {
     let found = || excerpt(text);
     match field.data_type {
         DataType::String => Ok(scratch.push_text(text)),
         DataType::Binary => {
             let start = scratch.bytes.len();
-            STANDARD
-                .decode_vec(text, &mut scratch.bytes)
-                .map_err(|_| Problem::Base64 { found: found() })?;
+            STANDARD.decode_vec(text, &mut scratch.bytes).map_err(|_| Problem::Base64 { found: found() })?;
             Ok(Cell::Bytes(start..scratch.bytes.len()))
         }
         DataType::Date => date(text).ok_or_else(|| Problem::Date { found: found() }),
@@ -106,53 +82,35 @@ pub(crate) fn from_string(
             .ok()
             .and_then(|instant| in_years_of_four_digits(instant.timestamp_millis().into()))
             .ok_or_else(|| Problem::Rfc3339 { found: found() }),
-        expected => Err(Problem::WrongType {
-            expected,
-            found: format!("the text {}", found()),
-        }),
+        expected => Err(Problem::WrongType { expected, found: format!("the text {}", found()) }),
     }
 }
 
 /// A value of a format that has only text: as it stands for `String`, else trimmed of ASCII white space and parsed. Empty
 /// is null where that is allowed.
-pub(crate) fn from_bare_text(
-    field: &FieldSpec,
-    text: &str,
-    scratch: &mut Scratch,
-) -> Result<Cell, Problem> {
+pub(crate) fn from_bare_text(field: &FieldSpec, text: &str, scratch: &mut Scratch) -> Result<Cell, Problem> {
     let is_text = field.data_type == DataType::String;
     let value = if is_text { text } else { text.trim_ascii() };
     match field.data_type {
         _ if value.is_empty() && field.optional => Ok(Cell::Null),
         DataType::String | DataType::Binary => from_string(field, value, scratch),
         _ if value.is_empty() => Err(Problem::Missing),
-        DataType::Date | DataType::Timestamp(TimestampEncoding::Rfc3339) => {
-            from_string(field, value, scratch)
-        }
+        DataType::Date | DataType::Timestamp(TimestampEncoding::Rfc3339) => from_string(field, value, scratch),
         DataType::Bool => match value {
             "true" => Ok(Cell::Bool(true)),
             "false" => Ok(Cell::Bool(false)),
-            _ => Err(Problem::WrongType {
-                expected: DataType::Bool,
-                found: excerpt(value),
-            }),
+            _ => Err(Problem::WrongType { expected: DataType::Bool, found: excerpt(value) }),
         },
         DataType::Json => match serde_json::from_str::<IgnoredAny>(value) {
             Ok(_) => Ok(scratch.push_text(value)),
-            Err(error) => Err(Problem::Json {
-                message: parser_message(&error),
-            }),
+            Err(error) => Err(Problem::Json { message: parser_message(&error) }),
         },
         expected => match Number::parse(value) {
-            Some(Number::Float(number)) if number.is_infinite() => Err(Problem::OutOfRange {
-                expected,
-                found: excerpt(value),
-            }),
+            Some(Number::Float(number)) if number.is_infinite() => {
+                Err(Problem::OutOfRange { expected, found: excerpt(value) })
+            }
             Some(number) => from_number(field, number),
-            None => Err(Problem::WrongType {
-                expected,
-                found: excerpt(value),
-            }),
+            None => Err(Problem::WrongType { expected, found: excerpt(value) }),
         },
     }
 }
@@ -161,104 +119,66 @@ fn signed(expected: DataType, number: Number, min: i64, max: i64) -> Result<Cell
     let whole = whole(expected, number)?;
     match i64::try_from(whole) {
         Ok(whole) if (min..=max).contains(&whole) => Ok(Cell::Signed(whole)),
-        _ => Err(Problem::OutOfRange {
-            expected,
-            found: number.show(),
-        }),
+        _ => Err(Problem::OutOfRange { expected, found: number.show() }),
     }
 }
 
 fn whole(expected: DataType, number: Number) -> Result<i128, Problem> {
     match number {
         Number::Whole(whole) => Ok(whole),
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "a whole number of at most 2^53"
-        )]
-        Number::Float(float) if float.fract() == 0.0 && float.abs() <= EXACT_MAX => {
-            Ok(float as i128)
-        }
-        Number::Float(_) => Err(Problem::NotWhole {
-            expected,
-            found: number.show(),
-        }),
+        #[expect(clippy::cast_possible_truncation, reason = "a whole number of at most 2^53")]
+        Number::Float(float) if float.fract() == 0.0 && float.abs() <= EXACT_MAX => Ok(float as i128),
+        Number::Float(_) => Err(Problem::NotWhole { expected, found: number.show() }),
     }
 }
 
 fn float(expected: DataType, number: Number) -> Result<Cell, Problem> {
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a float is the nearest to what was written"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "a float is the nearest to what was written")]
     let float = match number {
         Number::Whole(whole) => whole as f64,
         Number::Float(float) => float,
     };
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "rounding is what Float32 means; overflow is caught below"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "rounding is what Float32 means; overflow is caught below")]
     let narrow = float as f32;
     match expected {
         DataType::Float32 if narrow.is_finite() => Ok(Cell::Float32(narrow)),
         DataType::Float64 if float.is_finite() => Ok(Cell::Float64(float)),
-        _ => Err(Problem::OutOfRange {
-            expected,
-            found: number.show(),
-        }),
+        _ => Err(Problem::OutOfRange { expected, found: number.show() }),
     }
 }
 
 /// Milliseconds, cut towards the past.
-fn millis(
-    expected: DataType,
-    encoding: TimestampEncoding,
-    number: Number,
-) -> Result<i128, Problem> {
+fn millis(expected: DataType, encoding: TimestampEncoding, number: Number) -> Result<i128, Problem> {
     match (encoding, number) {
         // A float of seconds is exact to about 0.2 µs today: rounded to the microsecond it is the number that was written.
-        (TimestampEncoding::Seconds, Number::Float(seconds)) => {
-            Ok(rounded(seconds * 1e6).div_euclid(1_000))
-        }
-        (TimestampEncoding::Millis, Number::Float(millis)) => {
-            Ok(rounded(millis * 1e3).div_euclid(1_000))
-        }
+        (TimestampEncoding::Seconds, Number::Float(seconds)) => Ok(rounded(seconds * 1e6).div_euclid(1_000)),
+        (TimestampEncoding::Millis, Number::Float(millis)) => Ok(rounded(millis * 1e3).div_euclid(1_000)),
         (TimestampEncoding::Seconds, Number::Whole(seconds)) => Ok(seconds.saturating_mul(1_000)),
         (TimestampEncoding::Millis, Number::Whole(millis)) => Ok(millis),
         (TimestampEncoding::Micros, number) => Ok(whole(expected, number)?.div_euclid(1_000)),
         (TimestampEncoding::Nanos, number) => Ok(whole(expected, number)?.div_euclid(1_000_000)),
-        (TimestampEncoding::Rfc3339, number) => Err(Problem::NumericTimestamp {
-            found: number.show(),
-        }),
+        (TimestampEncoding::Rfc3339, number) => Err(Problem::NumericTimestamp { found: number.show() }),
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "saturates, and what saturates is out of range"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "saturates, and what saturates is out of range")]
 fn rounded(float: f64) -> i128 {
     float.round() as i128
 }
 
 fn in_years_of_four_digits(millis: i128) -> Option<Cell> {
     let millis = i64::try_from(millis).ok()?;
-    (MILLIS_MIN..=MILLIS_MAX)
-        .contains(&millis)
-        .then_some(Cell::Millis(millis))
+    (MILLIS_MIN..=MILLIS_MAX).contains(&millis).then_some(Cell::Millis(millis))
 }
 
 /// `2026-11-22` and nothing else.
 fn date(text: &str) -> Option<Cell> {
     let [year, month, day] = text.split('-').collect::<Vec<_>>().try_into().ok()?;
-    let digits =
-        |part: &str, count| part.len() == count && part.bytes().all(|b| b.is_ascii_digit());
-    if !(digits(year, 4) && digits(month, 2) && digits(day, 2)) {
+    let digits = |part: &str, count| part.len() == count && part.bytes().all(|b| b.is_ascii_digit());
+    if year == "0000" || !(digits(year, 4) && digits(month, 2) && digits(day, 2)) {
         return None;
     }
     let date = NaiveDate::from_ymd_opt(year.parse().ok()?, month.parse().ok()?, day.parse().ok()?)?;
-    let days = date
-        .signed_duration_since(DateTime::UNIX_EPOCH.date_naive())
-        .num_days();
+    let days = date.signed_duration_since(DateTime::UNIX_EPOCH.date_naive()).num_days();
     i32::try_from(days).ok().map(Cell::Date)
 }

@@ -101,8 +101,7 @@ impl Scratch {
         if !self.extra.is_empty() {
             self.extra.push(',');
         }
-        self.extra
-            .push_str(&serde_json::Value::from(name).to_string());
+        self.extra.push_str(&serde_json::Value::from(name).to_string());
         self.extra.push(':');
         self.extra.push_str(json);
     }
