@@ -13,8 +13,8 @@ use forebay_storage::odf::event::{Seed, SetInfo};
 use forebay_storage::odf::multihash::HashKind;
 use forebay_storage::odf::push_source::{AddPushSource, MergeStrategy, ReadStep, ReadText};
 use forebay_storage::odf::{
-    AddData, DataField, DataSchema, DataSlice, DataType, DatasetDid, DatasetKind, Event,
-    MetadataBlock, Multihash, SetDataSchema, SourceState, TimeUnit,
+    AddData, DataField, DataSchema, DataSlice, DataType, DatasetDid, DatasetKind, Event, MetadataBlock, Multihash,
+    SetDataSchema, SourceState, TimeUnit,
 };
 use odf_support::{data, from_hex, hex};
 use serde_json::Value;
@@ -26,16 +26,8 @@ fn every_known_block_is_encoded_to_the_same_bytes_and_hash() {
 
         let bytes = block.encode().unwrap();
 
-        assert_eq!(
-            hex(&bytes),
-            known["bytes_hex"].as_str().unwrap(),
-            "{}",
-            block.event.name()
-        );
-        assert_eq!(
-            Multihash::of(&bytes).to_string(),
-            known["hash"].as_str().unwrap()
-        );
+        assert_eq!(hex(&bytes), known["bytes_hex"].as_str().unwrap(), "{}", block.event.name());
+        assert_eq!(Multihash::of(&bytes).to_string(), known["hash"].as_str().unwrap());
     }
 }
 
@@ -58,12 +50,7 @@ fn blocks_of_other_encoders_are_encoded_again_to_identical_bytes() {
 
             let block = MetadataBlock::decode(&bytes).unwrap();
 
-            assert_eq!(
-                hex(&block.encode().unwrap()),
-                hex(&bytes),
-                "{}",
-                path.display()
-            );
+            assert_eq!(hex(&block.encode().unwrap()), hex(&bytes), "{}", path.display());
             blocks += 1;
         }
     }
@@ -103,25 +90,16 @@ fn event_of(event: &Value) -> Event {
             dataset_id: DatasetDid::from_bytes(&from_hex(text(&event["id"]).as_str())).unwrap(),
             dataset_kind: DatasetKind::Root,
         }),
-        "SetInfo" => Event::SetInfo(SetInfo {
-            description: Some(text(&event["description"])),
-            keywords: None,
-        }),
+        "SetInfo" => Event::SetInfo(SetInfo { description: Some(text(&event["description"])), keywords: None }),
         "AddPushSource" => Event::AddPushSource(Box::new(AddPushSource {
             source_name: text(&event["name"]),
-            read: ReadStep::NdJson(ReadText {
-                schema: Some(schema_of(&event["read"])),
-                ..ReadText::default()
-            }),
+            read: ReadStep::NdJson(ReadText { schema: Some(schema_of(&event["read"])), ..ReadText::default() }),
             preprocess: None,
-            merge: MergeStrategy::Ledger {
-                primary_key: event["pk"].as_array().unwrap().iter().map(text).collect(),
-            },
+            merge: MergeStrategy::Ledger { primary_key: event["pk"].as_array().unwrap().iter().map(text).collect() },
         })),
-        "SetDataSchema" => Event::SetDataSchema(SetDataSchema {
-            raw_arrow_schema: None,
-            schema: Some(schema_of(&event["fields"])),
-        }),
+        "SetDataSchema" => {
+            Event::SetDataSchema(SetDataSchema { raw_arrow_schema: None, schema: Some(schema_of(&event["fields"])) })
+        }
         "AddData" => Event::AddData(Box::new(add_data_of(event))),
         other => panic!("unexpected event {other}"),
     }
@@ -155,25 +133,19 @@ fn schema_of(fields: &Value) -> DataSchema {
         data_type: type_of(&field[1]),
         extra: None,
     });
-    DataSchema {
-        fields: fields.collect(),
-        extra: None,
-    }
+    DataSchema { fields: fields.collect(), extra: None }
 }
 
 fn type_of(value: &Value) -> DataType {
     match value.as_str() {
-        None => DataType::Option {
-            inner: Box::new(type_of(&value[1])),
-        },
+        None => DataType::Option { inner: Box::new(type_of(&value[1])) },
         Some("Int32") => DataType::Int32,
         Some("Int64") => DataType::Int64,
         Some("Float64") => DataType::Float64,
         Some("String") => DataType::String,
-        Some("Timestamp") => DataType::Timestamp {
-            unit: Some(TimeUnit::Millisecond),
-            timezone: Some("UTC".to_owned()),
-        },
+        Some("Timestamp") => {
+            DataType::Timestamp { unit: Some(TimeUnit::Millisecond), timezone: Some("UTC".to_owned()) }
+        }
         Some(other) => panic!("unexpected type {other}"),
     }
 }
@@ -183,43 +155,22 @@ fn logical_hash_example() -> (RecordBatch, String) {
     let rows = example["rows"].as_array().unwrap();
     let column = |index: usize| rows.iter().map(move |row| row[index].as_str().unwrap());
     let times = |index: usize| {
-        let millis =
-            column(index).map(|text| text.parse::<chrono::DateTime<chrono::Utc>>().unwrap());
-        let array: TimestampMillisecondArray =
-            millis.map(|time| Some(time.timestamp_millis())).collect();
+        let millis = column(index).map(|text| text.parse::<chrono::DateTime<chrono::Utc>>().unwrap());
+        let array: TimestampMillisecondArray = millis.map(|time| Some(time.timestamp_millis())).collect();
         array.with_timezone("UTC")
     };
     let columns: [ArrayRef; 7] = [
-        std::sync::Arc::new(
-            column(0)
-                .map(|text| text.parse().ok())
-                .collect::<Int64Array>(),
-        ),
-        std::sync::Arc::new(
-            column(1)
-                .map(|text| text.parse().ok())
-                .collect::<Int32Array>(),
-        ),
+        std::sync::Arc::new(column(0).map(|text| text.parse().ok()).collect::<Int64Array>()),
+        std::sync::Arc::new(column(1).map(|text| text.parse().ok()).collect::<Int32Array>()),
         std::sync::Arc::new(times(2)),
         std::sync::Arc::new(times(3)),
         std::sync::Arc::new(column(4).map(Some).collect::<StringArray>()),
-        std::sync::Arc::new(
-            column(5)
-                .map(|text| text.parse().ok())
-                .collect::<Int64Array>(),
-        ),
-        std::sync::Arc::new(
-            column(6)
-                .map(|text| text.parse().ok())
-                .collect::<Float64Array>(),
-        ),
+        std::sync::Arc::new(column(5).map(|text| text.parse().ok()).collect::<Int64Array>()),
+        std::sync::Arc::new(column(6).map(|text| text.parse().ok()).collect::<Float64Array>()),
     ];
     let names = example["columns"].as_array().unwrap().iter();
     let named = names.map(|column| text(&column[0])).zip(columns);
-    (
-        RecordBatch::try_from_iter(named).unwrap(),
-        text(&example["hash"]),
-    )
+    (RecordBatch::try_from_iter(named).unwrap(), text(&example["hash"]))
 }
 
 fn text(value: &Value) -> String {

@@ -72,11 +72,7 @@ impl MetadataBlock {
         let content = self.encode_content()?;
         let mut builder = Builder::default();
         let content = builder.bytes(&content);
-        let manifest = builder.table(&[
-            Slot::I64(MANIFEST_KIND),
-            Slot::I32(VERSION_WRITTEN),
-            content,
-        ]);
+        let manifest = builder.table(&[Slot::I64(MANIFEST_KIND), Slot::I32(VERSION_WRITTEN), content]);
         let bytes = builder.finish(manifest);
         check_size(&bytes)?;
         Ok(bytes)

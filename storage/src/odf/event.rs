@@ -227,16 +227,11 @@ impl Event {
             3 => Self::Seed(Seed::read(table)?),
             6 => Self::SetVocab(SetVocab::read(table)?),
             7 => Self::SetAttachments(SetAttachments::read(table)?),
-            8 => Self::SetInfo(SetInfo {
-                description: table.string(0)?,
-                keywords: table.strings(1)?,
-            }),
+            8 => Self::SetInfo(SetInfo { description: table.string(0)?, keywords: table.strings(1)? }),
             9 => Self::SetLicense(SetLicense::read(table)?),
             10 => Self::SetDataSchema(SetDataSchema::read(table)?),
             11 => Self::AddPushSource(Box::new(AddPushSource::read(table)?)),
-            12 => Self::DisablePushSource {
-                source_name: required(table.string(0)?, "DisablePushSource.source_name")?,
-            },
+            12 => Self::DisablePushSource { source_name: required(table.string(0)?, "DisablePushSource.source_name")? },
             13 => Self::DisablePollingSource,
             tag => Self::Opaque(OpaqueEvent { tag }),
         })
@@ -254,17 +249,14 @@ impl Seed {
 
     fn read(table: &Table<'_>) -> Result<Self, FlatbufferError> {
         let id = required(table.bytes(0)?, "Seed.dataset_id")?;
-        let dataset_id = DatasetDid::from_bytes(id)
-            .map_err(|error| FlatbufferError::bad_value("Seed.dataset_id", error))?;
+        let dataset_id =
+            DatasetDid::from_bytes(id).map_err(|error| FlatbufferError::bad_value("Seed.dataset_id", error))?;
         let dataset_kind = match table.i32(1)? {
             None | Some(0) => DatasetKind::Root,
             Some(1) => DatasetKind::Derivative,
             Some(kind) => return Err(FlatbufferError::bad_value("Seed.dataset_kind", kind)),
         };
-        Ok(Self {
-            dataset_id,
-            dataset_kind,
-        })
+        Ok(Self { dataset_id, dataset_kind })
     }
 }
 
@@ -274,16 +266,10 @@ impl AddData {
         vec![
             builder.optional_bytes(prev_checkpoint.as_deref()),
             Slot::optional_u64(self.prev_offset),
-            self.new_data
-                .as_ref()
-                .map_or(Slot::Absent, |slice| slice.build(builder)),
-            self.new_checkpoint
-                .as_ref()
-                .map_or(Slot::Absent, |checkpoint| checkpoint.build(builder)),
+            self.new_data.as_ref().map_or(Slot::Absent, |slice| slice.build(builder)),
+            self.new_checkpoint.as_ref().map_or(Slot::Absent, |checkpoint| checkpoint.build(builder)),
             self.new_watermark.map_or(Slot::Absent, build_timestamp),
-            self.new_source_state
-                .as_ref()
-                .map_or(Slot::Absent, |state| state.build(builder)),
+            self.new_source_state.as_ref().map_or(Slot::Absent, |state| state.build(builder)),
             build_extra(self.extra.as_deref(), builder),
         ]
     }
@@ -315,12 +301,7 @@ impl DataSlice {
         let logical_hash = builder.bytes(&self.logical_hash.to_bytes());
         let physical_hash = builder.bytes(&self.physical_hash.to_bytes());
         let interval = builder.table(&[Slot::u64(self.start), Slot::u64(self.end)]);
-        let slots = [
-            logical_hash,
-            physical_hash,
-            Slot::Part(interval),
-            Slot::u64(self.size),
-        ];
+        let slots = [logical_hash, physical_hash, Slot::Part(interval), Slot::u64(self.size)];
         Slot::Part(builder.table(&slots))
     }
 
@@ -340,10 +321,7 @@ impl DataSlice {
 
 impl Checkpoint {
     fn build(&self, builder: &mut Builder) -> Slot {
-        let slots = [
-            builder.bytes(&self.physical_hash.to_bytes()),
-            Slot::u64(self.size),
-        ];
+        let slots = [builder.bytes(&self.physical_hash.to_bytes()), Slot::u64(self.size)];
         Slot::Part(builder.table(&slots))
     }
 
@@ -358,11 +336,7 @@ impl Checkpoint {
 
 impl SourceState {
     fn build(&self, builder: &mut Builder) -> Slot {
-        let slots = [
-            builder.string(&self.source_name),
-            builder.string(&self.kind),
-            builder.string(&self.value),
-        ];
+        let slots = [builder.string(&self.source_name), builder.string(&self.kind), builder.string(&self.value)];
         Slot::Part(builder.table(&slots))
     }
 
@@ -410,10 +384,7 @@ impl SetAttachments {
         let (tag, embedded) = required(table.union(0)?, "SetAttachments.attachments")?;
         if tag != 1 {
             let tag = format_args!("(tag {tag})");
-            return Err(FlatbufferError::bad_value(
-                "SetAttachments.attachments",
-                tag,
-            ));
+            return Err(FlatbufferError::bad_value("SetAttachments.attachments", tag));
         }
         let items = required(embedded.tables(0)?, "AttachmentsEmbedded.items")?;
         let items = items.iter().map(|item| {
@@ -422,18 +393,13 @@ impl SetAttachments {
                 content: required(item.string(1)?, "AttachmentEmbedded.content")?,
             })
         });
-        Ok(Self {
-            items: items.collect::<Result<_, FlatbufferError>>()?,
-        })
+        Ok(Self { items: items.collect::<Result<_, FlatbufferError>>()? })
     }
 }
 
 impl SetInfo {
     fn slots(&self, builder: &mut Builder) -> Vec<Slot> {
-        vec![
-            builder.optional_string(self.description.as_deref()),
-            builder.optional_strings(self.keywords.as_deref()),
-        ]
+        vec![builder.optional_string(self.description.as_deref()), builder.optional_strings(self.keywords.as_deref())]
     }
 }
 
@@ -466,10 +432,7 @@ impl SetDataSchema {
 
     fn read(table: &Table<'_>) -> Result<Self, FlatbufferError> {
         let schema = table.table(1)?.map(|table| DataSchema::read(&table));
-        Ok(Self {
-            raw_arrow_schema: table.bytes(0)?.map(<[u8]>::to_vec),
-            schema: schema.transpose()?,
-        })
+        Ok(Self { raw_arrow_schema: table.bytes(0)?.map(<[u8]>::to_vec), schema: schema.transpose()? })
     }
 }
 
@@ -489,9 +452,7 @@ pub(super) fn read_timestamp(
     slot: usize,
     field: &'static str,
 ) -> Result<Option<DateTime<Utc>>, FlatbufferError> {
-    let Some([y0, y1, y2, y3, o0, o1, _, _, s0, s1, s2, s3, n0, n1, n2, n3]) =
-        table.timestamp(slot)?
-    else {
+    let Some([y0, y1, y2, y3, o0, o1, _, _, s0, s1, s2, s3, n0, n1, n2, n3]) = table.timestamp(slot)? else {
         return Ok(None);
     };
     let year = i32::from_le_bytes([y0, y1, y2, y3]);
@@ -499,14 +460,10 @@ pub(super) fn read_timestamp(
     let seconds = u32::from_le_bytes([s0, s1, s2, s3]);
     let nanoseconds = u32::from_le_bytes([n0, n1, n2, n3]);
     NaiveDate::from_yo_opt(year, ordinal.into())
-        .zip(NaiveTime::from_num_seconds_from_midnight_opt(
-            seconds,
-            nanoseconds,
-        ))
+        .zip(NaiveTime::from_num_seconds_from_midnight_opt(seconds, nanoseconds))
         .map(|(date, time)| Some(date.and_time(time).and_utc()))
         .ok_or_else(|| {
-            let value =
-                format_args!("year {year}, day {ordinal}, second {seconds}, ns {nanoseconds}");
+            let value = format_args!("year {year}, day {ordinal}, second {seconds}, ns {nanoseconds}");
             FlatbufferError::bad_value(field, value)
         })
 }

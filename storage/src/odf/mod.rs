@@ -14,22 +14,24 @@
 //! are what a block can say, [`block`] is the block and its file, [`chain`] (pure) the rules by which one block follows
 //! another, [`repository`] the directory, [`verify`] the sceptic who believes none of it.
 
-//pub mod arrow_schema;
+pub mod arrow_schema;
 pub mod block;
-//pub mod chain;
+pub mod chain;
 pub mod event;
 pub mod flatbuffer;
+mod key;
 pub mod multihash;
 pub mod push_source;
-//pub mod repository;
+pub mod repository;
 pub mod schema;
-//pub mod verify;
-//mod walk;
+mod slice_check;
+pub mod verify;
+mod walk;
 
 pub use block::{BlockError, MetadataBlock};
-//pub use chain::{ChainState, RuleViolation};
+pub use chain::{ChainState, RuleViolation};
 pub use event::{AddData, Checkpoint, DataSlice, DatasetKind, Event, SetDataSchema, SourceState};
 pub use multihash::{DatasetDid, Multihash};
-//pub use repository::Repository;
+pub use repository::Repository;
 pub use schema::{DataField, DataSchema, DataType, TimeUnit};
-//pub use verify::{Depth, Report, verify};
+pub use verify::{Depth, Report, verify};

@@ -215,10 +215,7 @@ pub(crate) fn multibase16(text: &str) -> Option<Vec<u8>> {
     if !rest.is_empty() {
         return None;
     }
-    pairs
-        .iter()
-        .map(|[high, low]| Some(nibble(*high)? << 4 | nibble(*low)?))
-        .collect()
+    pairs.iter().map(|[high, low]| Some(nibble(*high)? << 4 | nibble(*low)?)).collect()
 }
 
 fn nibble(digit: u8) -> Option<u8> {
@@ -243,10 +240,7 @@ mod tests {
 
     #[test]
     fn text_and_bytes_of_a_multihash_come_back_unchanged() {
-        for text in [
-            TEXT,
-            "f9680c00120ff2b9a8bca5a34207dabb0a143829e5399f28d6450f86ce7d50b261104c8d340",
-        ] {
+        for text in [TEXT, "f9680c00120ff2b9a8bca5a34207dabb0a143829e5399f28d6450f86ce7d50b261104c8d340"] {
             let hash: Multihash = text.parse().unwrap();
 
             assert_eq!(hash.to_string(), text);
@@ -290,11 +284,7 @@ mod tests {
         assert_eq!(did.public_key()[31], 0x1f);
         assert_eq!(DatasetDid::from_bytes(&did.to_bytes()), Ok(did));
         assert!(text.replace("odf", "key").parse::<DatasetDid>().is_err());
-        assert!(
-            text.replace("fed01", "fed02")
-                .parse::<DatasetDid>()
-                .is_err()
-        );
+        assert!(text.replace("fed01", "fed02").parse::<DatasetDid>().is_err());
     }
 
     #[test]

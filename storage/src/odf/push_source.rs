@@ -109,19 +109,10 @@ pub struct TemporalTable {
 #[expect(missing_docs, reason = "as in ODF's MergeStrategy")]
 pub enum MergeStrategy {
     Append,
-    Ledger {
-        primary_key: Vec<String>,
-    },
-    Snapshot {
-        primary_key: Vec<String>,
-        compare_columns: Option<Vec<String>>,
-    },
-    ChangelogStream {
-        primary_key: Vec<String>,
-    },
-    UpsertStream {
-        primary_key: Vec<String>,
-    },
+    Ledger { primary_key: Vec<String> },
+    Snapshot { primary_key: Vec<String>, compare_columns: Option<Vec<String>> },
+    ChangelogStream { primary_key: Vec<String> },
+    UpsertStream { primary_key: Vec<String> },
 }
 
 impl AddPushSource {
@@ -150,11 +141,7 @@ impl ReadStep {
         let (tag, slots) = match self {
             Self::Csv(csv) => (1, csv.build(builder)),
             Self::GeoJson { ddl_schema, schema } => (2, build_schemas(ddl_schema, schema, builder)),
-            Self::EsriShapefile {
-                ddl_schema,
-                sub_path,
-                schema,
-            } => {
+            Self::EsriShapefile { ddl_schema, sub_path, schema } => {
                 let ddl_schema = builder.optional_strings(ddl_schema.as_deref());
                 let sub_path = builder.optional_string(sub_path.as_deref());
                 (3, vec![ddl_schema, sub_path, build_schema(schema, builder)])
@@ -182,9 +169,7 @@ impl ReadStep {
                 ];
                 (6, slots)
             }
-            Self::NdGeoJson { ddl_schema, schema } => {
-                (7, build_schemas(ddl_schema, schema, builder))
-            }
+            Self::NdGeoJson { ddl_schema, schema } => (7, build_schemas(ddl_schema, schema, builder)),
         };
         Slot::Union(tag, builder.table(&slots))
     }
@@ -193,28 +178,16 @@ impl ReadStep {
         let (tag, table) = required(table.union(slot)?, "AddPushSource.read")?;
         Ok(match tag {
             1 => Self::Csv(Box::new(ReadCsv::read(&table)?)),
-            2 => Self::GeoJson {
-                ddl_schema: table.strings(0)?,
-                schema: read_schema(&table, 1)?,
-            },
+            2 => Self::GeoJson { ddl_schema: table.strings(0)?, schema: read_schema(&table, 1)? },
             3 => Self::EsriShapefile {
                 ddl_schema: table.strings(0)?,
                 sub_path: table.string(1)?,
                 schema: read_schema(&table, 2)?,
             },
-            4 => Self::Parquet {
-                ddl_schema: table.strings(0)?,
-                schema: read_schema(&table, 1)?,
-            },
-            5 => Self::Json {
-                sub_path: table.string(0)?,
-                text: ReadText::read(&table, 1)?,
-            },
+            4 => Self::Parquet { ddl_schema: table.strings(0)?, schema: read_schema(&table, 1)? },
+            5 => Self::Json { sub_path: table.string(0)?, text: ReadText::read(&table, 1)? },
             6 => Self::NdJson(ReadText::read(&table, 0)?),
-            7 => Self::NdGeoJson {
-                ddl_schema: table.strings(0)?,
-                schema: read_schema(&table, 1)?,
-            },
+            7 => Self::NdGeoJson { ddl_schema: table.strings(0)?, schema: read_schema(&table, 1)? },
             tag => {
                 let tag = format_args!("(tag {tag})");
                 return Err(FlatbufferError::bad_value("AddPushSource.read", tag));
@@ -274,18 +247,9 @@ impl MergeStrategy {
         let (tag, slots) = match self {
             Self::Append => (1, vec![]),
             Self::Ledger { primary_key } => (2, vec![builder.strings(primary_key)]),
-            Self::Snapshot {
-                primary_key,
-                compare_columns,
-            } => {
+            Self::Snapshot { primary_key, compare_columns } => {
                 let primary_key = builder.strings(primary_key);
-                (
-                    3,
-                    vec![
-                        primary_key,
-                        builder.optional_strings(compare_columns.as_deref()),
-                    ],
-                )
+                (3, vec![primary_key, builder.optional_strings(compare_columns.as_deref())])
             }
             Self::ChangelogStream { primary_key } => (4, vec![builder.strings(primary_key)]),
             Self::UpsertStream { primary_key } => (5, vec![builder.strings(primary_key)]),
@@ -298,19 +262,10 @@ impl MergeStrategy {
         let primary_key = || required(table.strings(0)?, "MergeStrategy.primary_key");
         Ok(match tag {
             1 => Self::Append,
-            2 => Self::Ledger {
-                primary_key: primary_key()?,
-            },
-            3 => Self::Snapshot {
-                primary_key: primary_key()?,
-                compare_columns: table.strings(1)?,
-            },
-            4 => Self::ChangelogStream {
-                primary_key: primary_key()?,
-            },
-            5 => Self::UpsertStream {
-                primary_key: primary_key()?,
-            },
+            2 => Self::Ledger { primary_key: primary_key()? },
+            3 => Self::Snapshot { primary_key: primary_key()?, compare_columns: table.strings(1)? },
+            4 => Self::ChangelogStream { primary_key: primary_key()? },
+            5 => Self::UpsertStream { primary_key: primary_key()? },
             tag => {
                 let tag = format_args!("(tag {tag})");
                 return Err(FlatbufferError::bad_value("AddPushSource.merge", tag));
@@ -319,28 +274,16 @@ impl MergeStrategy {
     }
 }
 
-fn build_schemas(
-    ddl_schema: &Option<Vec<String>>,
-    schema: &Option<DataSchema>,
-    builder: &mut Builder,
-) -> Vec<Slot> {
-    vec![
-        builder.optional_strings(ddl_schema.as_deref()),
-        build_schema(schema, builder),
-    ]
+fn build_schemas(ddl_schema: &Option<Vec<String>>, schema: &Option<DataSchema>, builder: &mut Builder) -> Vec<Slot> {
+    vec![builder.optional_strings(ddl_schema.as_deref()), build_schema(schema, builder)]
 }
 
 fn build_schema(schema: &Option<DataSchema>, builder: &mut Builder) -> Slot {
-    schema
-        .as_ref()
-        .map_or(Slot::Absent, |schema| Slot::Part(schema.build(builder)))
+    schema.as_ref().map_or(Slot::Absent, |schema| Slot::Part(schema.build(builder)))
 }
 
 fn read_schema(table: &Table<'_>, slot: usize) -> Result<Option<DataSchema>, FlatbufferError> {
-    table
-        .table(slot)?
-        .map(|table| DataSchema::read(&table))
-        .transpose()
+    table.table(slot)?.map(|table| DataSchema::read(&table)).transpose()
 }
 
 fn build_preprocess(transform: Option<&TransformSql>, builder: &mut Builder) -> Slot {
@@ -352,26 +295,16 @@ fn build_preprocess(transform: Option<&TransformSql>, builder: &mut Builder) -> 
         builder.optional_string(sql.version.as_deref()),
         builder.optional_string(sql.query.as_deref()),
         build_list(sql.queries.as_deref(), builder, |step, builder| {
-            [
-                builder.optional_string(step.alias.as_deref()),
-                builder.string(&step.query),
-            ]
+            [builder.optional_string(step.alias.as_deref()), builder.string(&step.query)]
         }),
         build_list(sql.temporal_tables.as_deref(), builder, |table, builder| {
-            [
-                builder.string(&table.name),
-                builder.strings(&table.primary_key),
-            ]
+            [builder.string(&table.name), builder.strings(&table.primary_key)]
         }),
     ];
     Slot::Union(1, builder.table(&slots))
 }
 
-fn build_list<T>(
-    items: Option<&[T]>,
-    builder: &mut Builder,
-    slots: impl Fn(&T, &mut Builder) -> [Slot; 2],
-) -> Slot {
+fn build_list<T>(items: Option<&[T]>, builder: &mut Builder, slots: impl Fn(&T, &mut Builder) -> [Slot; 2]) -> Slot {
     let Some(items) = items else {
         return Slot::Absent;
     };
@@ -383,10 +316,7 @@ fn build_list<T>(
     builder.parts(&parts)
 }
 
-fn read_preprocess(
-    table: &Table<'_>,
-    slot: usize,
-) -> Result<Option<TransformSql>, FlatbufferError> {
+fn read_preprocess(table: &Table<'_>, slot: usize) -> Result<Option<TransformSql>, FlatbufferError> {
     let sql = match table.union(slot)? {
         None => return Ok(None),
         Some((1, sql)) => sql,
@@ -395,12 +325,8 @@ fn read_preprocess(
             return Err(FlatbufferError::bad_value("AddPushSource.preprocess", tag));
         }
     };
-    let queries = sql
-        .tables(3)?
-        .map(|tables| tables.iter().map(read_query).collect());
-    let temporal_tables = sql
-        .tables(4)?
-        .map(|tables| tables.iter().map(read_temporal_table).collect());
+    let queries = sql.tables(3)?.map(|tables| tables.iter().map(read_query).collect());
+    let temporal_tables = sql.tables(4)?.map(|tables| tables.iter().map(read_temporal_table).collect());
     Ok(Some(TransformSql {
         engine: required(sql.string(0)?, "TransformSql.engine")?,
         version: sql.string(1)?,
@@ -411,10 +337,7 @@ fn read_preprocess(
 }
 
 fn read_query(table: &Table<'_>) -> Result<SqlQueryStep, FlatbufferError> {
-    Ok(SqlQueryStep {
-        alias: table.string(0)?,
-        query: required(table.string(1)?, "SqlQueryStep.query")?,
-    })
+    Ok(SqlQueryStep { alias: table.string(0)?, query: required(table.string(1)?, "SqlQueryStep.query")? })
 }
 
 fn read_temporal_table(table: &Table<'_>) -> Result<TemporalTable, FlatbufferError> {

@@ -27,10 +27,7 @@ pub struct DataField {
 
 /// The type of a column.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "the names say it; units and defaults are documented where there are any"
-)]
+#[expect(missing_docs, reason = "the names say it; units and defaults are documented where there are any")]
 pub enum DataType {
     /// Bytes; all values `fixed_length` bytes long if that is set.
     Binary {
@@ -105,18 +102,18 @@ impl DataSchema {
     }
 
     pub(super) fn build(&self, builder: &mut Builder) -> Offset {
-        let slots = [
-            build_fields(&self.fields, builder),
-            build_extra(self.extra.as_deref(), builder),
-        ];
+        let slots = [build_fields(&self.fields, builder), build_extra(self.extra.as_deref(), builder)];
         builder.table(&slots)
     }
 
     pub(super) fn read(table: &Table<'_>) -> Result<Self, FlatbufferError> {
-        Ok(Self {
-            fields: read_fields(table, 0, "DataSchema.fields")?,
-            extra: read_extra(table, 1)?,
-        })
+        Ok(Self { fields: read_fields(table, 0, "DataSchema.fields")?, extra: read_extra(table, 1)? })
+    }
+}
+
+impl DataField {
+    fn plain(&self) -> Self {
+        Self { name: self.name.clone(), data_type: self.data_type.plain(), extra: None }
     }
 }
 
@@ -127,6 +124,34 @@ impl DataType {
         match self {
             Self::Option { inner } => inner.without_option(),
             other => other,
+        }
+    }
+
+    /// The same type, with a difference in attributes at most: a unit or zone left unsaid is the default one.
+    #[must_use]
+    pub fn is_same_type(&self, other: &Self) -> bool {
+        self.plain() == other.plain()
+    }
+
+    /// Without attributes, and with defaults spelt out.
+    fn plain(&self) -> Self {
+        let boxed = |inner: &Self| Box::new(inner.plain());
+        match self {
+            Self::Duration { unit } => Self::Duration { unit: unit.or(Some(TimeUnit::Millisecond)) },
+            Self::Time { unit } => Self::Time { unit: unit.or(Some(TimeUnit::Millisecond)) },
+            Self::Timestamp { unit, timezone } => Self::Timestamp {
+                unit: unit.or(Some(TimeUnit::Millisecond)),
+                timezone: Some(timezone.as_deref().unwrap_or("UTC").to_owned()),
+            },
+            Self::Option { inner } => Self::Option { inner: boxed(inner) },
+            Self::List { item_type, fixed_length } => {
+                Self::List { item_type: boxed(item_type), fixed_length: *fixed_length }
+            }
+            Self::Map { key_type, value_type, .. } => {
+                Self::Map { key_type: boxed(key_type), value_type: boxed(value_type), keys_sorted: None }
+            }
+            Self::Struct { fields } => Self::Struct { fields: fields.iter().map(DataField::plain).collect() },
+            other => other.clone(),
         }
     }
 
@@ -156,9 +181,7 @@ impl DataType {
             Self::Binary { fixed_length } => (1, vec![Slot::optional_u64(*fixed_length)]),
             Self::Bool => (2, vec![]),
             Self::Date => (3, vec![]),
-            Self::Decimal { precision, scale } => {
-                (4, vec![Slot::u32(*precision), Slot::i32(*scale)])
-            }
+            Self::Decimal { precision, scale } => (4, vec![Slot::u32(*precision), Slot::i32(*scale)]),
             Self::Duration { unit } => (5, vec![build_unit(*unit)]),
             Self::Float16 => (6, vec![]),
             Self::Float32 => (7, vec![]),
@@ -171,18 +194,10 @@ impl DataType {
             Self::UInt16 => (14, vec![]),
             Self::UInt32 => (15, vec![]),
             Self::UInt64 => (16, vec![]),
-            Self::List {
-                item_type,
-                fixed_length,
-            } => (
-                17,
-                vec![item_type.build(builder), Slot::optional_u64(*fixed_length)],
-            ),
-            Self::Map {
-                key_type,
-                value_type,
-                keys_sorted,
-            } => {
+            Self::List { item_type, fixed_length } => {
+                (17, vec![item_type.build(builder), Slot::optional_u64(*fixed_length)])
+            }
+            Self::Map { key_type, value_type, keys_sorted } => {
                 let (key, value) = (key_type.build(builder), value_type.build(builder));
                 (18, vec![key, value, Slot::optional_bool(*keys_sorted)])
             }
@@ -202,18 +217,13 @@ impl DataType {
     fn read(table: &Table<'_>, slot: usize, field: &'static str) -> Result<Self, FlatbufferError> {
         let (tag, table) = required(table.union(slot)?, field)?;
         Ok(match tag {
-            1 => Self::Binary {
-                fixed_length: table.u64(0)?,
-            },
+            1 => Self::Binary { fixed_length: table.u64(0)? },
             2 => Self::Bool,
             3 => Self::Date,
-            4 => Self::Decimal {
-                precision: table.u32(0)?.unwrap_or_default(),
-                scale: table.i32(1)?.unwrap_or_default(),
-            },
-            5 => Self::Duration {
-                unit: read_unit(&table, 0)?,
-            },
+            4 => {
+                Self::Decimal { precision: table.u32(0)?.unwrap_or_default(), scale: table.i32(1)?.unwrap_or_default() }
+            }
+            5 => Self::Duration { unit: read_unit(&table, 0)? },
             6 => Self::Float16,
             7 => Self::Float32,
             8 => Self::Float64,
@@ -235,25 +245,13 @@ impl DataType {
                 keys_sorted: table.bool(4)?,
             },
             19 => Self::Null,
-            20 => Self::Option {
-                inner: Box::new(Self::read(&table, 0, "DataTypeOption.inner")?),
-            },
-            21 => Self::Struct {
-                fields: read_fields(&table, 0, "DataTypeStruct.fields")?,
-            },
-            22 => Self::Time {
-                unit: read_unit(&table, 0)?,
-            },
-            23 => Self::Timestamp {
-                unit: read_unit(&table, 0)?,
-                timezone: table.string(1)?,
-            },
+            20 => Self::Option { inner: Box::new(Self::read(&table, 0, "DataTypeOption.inner")?) },
+            21 => Self::Struct { fields: read_fields(&table, 0, "DataTypeStruct.fields")? },
+            22 => Self::Time { unit: read_unit(&table, 0)? },
+            23 => Self::Timestamp { unit: read_unit(&table, 0)?, timezone: table.string(1)? },
             24 => Self::String,
             tag => {
-                return Err(FlatbufferError::bad_value(
-                    field,
-                    format_args!("(tag {tag})"),
-                ));
+                return Err(FlatbufferError::bad_value(field, format_args!("(tag {tag})")));
             }
         })
     }
@@ -268,10 +266,7 @@ pub(super) fn build_extra(extra: Option<&str>, builder: &mut Builder) -> Slot {
     Slot::Part(builder.table(&slots))
 }
 
-pub(super) fn read_extra(
-    table: &Table<'_>,
-    slot: usize,
-) -> Result<Option<String>, FlatbufferError> {
+pub(super) fn read_extra(table: &Table<'_>, slot: usize) -> Result<Option<String>, FlatbufferError> {
     let Some(extra) = table.table(slot)? else {
         return Ok(None);
     };
@@ -281,21 +276,14 @@ pub(super) fn read_extra(
 fn build_fields(fields: &[DataField], builder: &mut Builder) -> Slot {
     let mut parts = Vec::with_capacity(fields.len());
     for field in fields {
-        let slots = [
-            builder.string(&field.name),
-            field.data_type.build(builder),
-            build_extra(field.extra.as_deref(), builder),
-        ];
+        let slots =
+            [builder.string(&field.name), field.data_type.build(builder), build_extra(field.extra.as_deref(), builder)];
         parts.push(builder.table(&slots));
     }
     builder.parts(&parts)
 }
 
-fn read_fields(
-    table: &Table<'_>,
-    slot: usize,
-    name: &'static str,
-) -> Result<Vec<DataField>, FlatbufferError> {
+fn read_fields(table: &Table<'_>, slot: usize, name: &'static str) -> Result<Vec<DataField>, FlatbufferError> {
     let tables = required(table.tables(slot)?, name)?;
     tables.iter().map(read_field).collect()
 }

@@ -1,20 +1,12 @@
 //! What the tests of `odf` share: fixtures.
-#![allow(
-    dead_code,
-    reason = "each test links its own copy and uses a part of it"
-)]
-#![allow(
-    clippy::allow_attributes,
-    reason = "an expectation would fail in the test that uses everything"
-)]
+#![allow(dead_code, reason = "each test links its own copy and uses a part of it")]
+#![allow(clippy::allow_attributes, reason = "an expectation would fail in the test that uses everything")]
 
 use std::path::{Path, PathBuf};
 
 /// A fixture in `tests/data`.
 pub(crate) fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/data")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
 /// A copy of a fixture directory that a test may damage.
@@ -33,9 +25,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 /// The bytes of hex.
 pub(crate) fn from_hex(text: &str) -> Vec<u8> {
     let digits = (0..text.len()).step_by(2);
-    digits
-        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
-        .collect()
+    digits.map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
 fn copy_tree(from: &Path, to: &Path) {
@@ -49,4 +39,16 @@ fn copy_tree(from: &Path, to: &Path) {
             std::fs::copy(&from, &to).unwrap();
         }
     }
+}
+
+/// The files of a dataset that its chain is made of, relative to it.
+pub(crate) fn files_of(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for name in ["blocks", "data", "refs"] {
+        for entry in dir.join(name).read_dir().unwrap() {
+            files.push(Path::new(name).join(entry.unwrap().file_name()));
+        }
+    }
+    files.sort();
+    files
 }

@@ -21,9 +21,7 @@ pub(crate) use reader::{Buffer, Table, required};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FlatbufferError {
     /// A position lies outside of the buffer.
-    #[error(
-        "FlatBuffers data is cut short or damaged: {what} at byte {at} lies outside of the buffer"
-    )]
+    #[error("FlatBuffers data is cut short or damaged: {what} at byte {at} lies outside of the buffer")]
     OutOfBounds {
         /// Which part.
         what: &'static str,
@@ -61,9 +59,6 @@ pub enum FlatbufferError {
 impl FlatbufferError {
     /// A value that `field` cannot have.
     pub(crate) fn bad_value(field: &'static str, value: impl ToString) -> Self {
-        Self::BadValue {
-            field,
-            value: value.to_string(),
-        }
+        Self::BadValue { field, value: value.to_string() }
     }
 }

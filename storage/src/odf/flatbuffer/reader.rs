@@ -31,8 +31,7 @@ impl<'a> Buffer<'a> {
 
     fn slice(&self, at: usize, len: usize, what: &'static str) -> Result<&[u8], FlatbufferError> {
         let end = at.checked_add(len);
-        end.and_then(|end| self.bytes.get(at..end))
-            .ok_or(FlatbufferError::OutOfBounds { what, at })
+        end.and_then(|end| self.bytes.get(at..end)).ok_or(FlatbufferError::OutOfBounds { what, at })
     }
 
     fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], FlatbufferError> {
@@ -57,12 +56,7 @@ impl<'a> Buffer<'a> {
 
     fn vector(&self, at: usize, item_size: usize) -> Result<&[u8], FlatbufferError> {
         let count = u32::from_le_bytes(self.array(at)?) as usize;
-        let len = count
-            .checked_mul(item_size)
-            .ok_or(FlatbufferError::OutOfBounds {
-                what: "a vector",
-                at,
-            })?;
+        let len = count.checked_mul(item_size).ok_or(FlatbufferError::OutOfBounds { what: "a vector", at })?;
         let items = self.slice(at + 4, len, "a vector")?;
         self.spend(len + 4)?;
         Ok(items)
@@ -88,24 +82,14 @@ impl<'b> Table<'b> {
         if depth > DEPTH_MAX {
             return Err(FlatbufferError::TooDeep);
         }
-        let out_of_bounds = FlatbufferError::OutOfBounds {
-            what: "a vtable",
-            at,
-        };
+        let out_of_bounds = FlatbufferError::OutOfBounds { what: "a vtable", at };
         let distance = i64::from(i32::from_le_bytes(buffer.array(at)?));
         let start = i64::try_from(at).ok().map(|at| at - distance);
-        let start = start
-            .and_then(|start| usize::try_from(start).ok())
-            .ok_or(out_of_bounds)?;
+        let start = start.and_then(|start| usize::try_from(start).ok()).ok_or(out_of_bounds)?;
         let len = usize::from(u16::from_le_bytes(buffer.array(start)?));
         let vtable = buffer.slice(start, len, "a vtable")?;
         buffer.spend(4)?;
-        Ok(Self {
-            buffer,
-            at,
-            vtable,
-            depth,
-        })
+        Ok(Self { buffer, at, vtable, depth })
     }
 
     /// Where field `slot` is, if it is there.
@@ -116,16 +100,12 @@ impl<'b> Table<'b> {
     }
 
     fn scalar<const N: usize>(&self, slot: usize) -> Result<Option<[u8; N]>, FlatbufferError> {
-        self.position(slot)
-            .map(|at| self.buffer.array(at))
-            .transpose()
+        self.position(slot).map(|at| self.buffer.array(at)).transpose()
     }
 
     /// The target of a reference.
     fn target(&self, slot: usize, what: &'static str) -> Result<Option<usize>, FlatbufferError> {
-        self.position(slot)
-            .map(|at| self.buffer.follow(at, what))
-            .transpose()
+        self.position(slot).map(|at| self.buffer.follow(at, what)).transpose()
     }
 
     pub(crate) fn bool(&self, slot: usize) -> Result<Option<bool>, FlatbufferError> {
@@ -173,9 +153,7 @@ impl<'b> Table<'b> {
 
     pub(crate) fn table(&self, slot: usize) -> Result<Option<Table<'b>>, FlatbufferError> {
         let target = self.target(slot, "a table")?;
-        target
-            .map(|at| Table::at(self.buffer, at, self.depth + 1))
-            .transpose()
+        target.map(|at| Table::at(self.buffer, at, self.depth + 1)).transpose()
     }
 
     pub(crate) fn tables(&self, slot: usize) -> Result<Option<Vec<Table<'b>>>, FlatbufferError> {
@@ -200,8 +178,7 @@ impl<'b> Table<'b> {
             return Ok(None);
         };
         let count = self.buffer.vector(at, 4)?.len() / 4;
-        let items =
-            (0..count).map(|index| read(self.buffer.follow(at + 4 + 4 * index, "an item")?));
+        let items = (0..count).map(|index| read(self.buffer.follow(at + 4 + 4 * index, "an item")?));
         items.collect::<Result<Vec<T>, _>>().map(Some)
     }
 }
@@ -253,31 +230,20 @@ mod tests {
 
         let buffer = Buffer::new(&bytes);
 
-        assert!(matches!(
-            buffer.root().unwrap().bytes(0),
-            Err(FlatbufferError::OutOfBounds {
-                what: "a vector",
-                ..
-            })
-        ));
+        assert!(matches!(buffer.root().unwrap().bytes(0), Err(FlatbufferError::OutOfBounds { what: "a vector", .. })));
     }
 
     #[test]
     fn a_vector_that_repeats_one_long_string_is_refused_as_an_amplification() {
         let mut builder = Builder::default();
-        let Slot::Part(text) = builder.string(&"x".repeat(4_000)) else {
-            unreachable!()
-        };
+        let Slot::Part(text) = builder.string(&"x".repeat(4_000)) else { unreachable!() };
         let slots = [builder.parts(&[text; 1_000])];
         let root = builder.table(&slots);
         let bytes = builder.finish(root);
 
         let buffer = Buffer::new(&bytes);
 
-        assert_eq!(
-            buffer.root().unwrap().strings(0),
-            Err(FlatbufferError::Amplified)
-        );
+        assert_eq!(buffer.root().unwrap().strings(0), Err(FlatbufferError::Amplified));
     }
 
     #[test]
