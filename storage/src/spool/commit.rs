@@ -1,0 +1,295 @@
+//! What one commit does: the requests of a batch, in order, in one transaction.
+//!
+//! Messages go into one chunk; the other tables are opened only when a request needs them, because every table touched is
+//! a page more. In-memory state changes only after the commit, in [`Spool::commit`].
+
+use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
+
+use crate::dead_letter::{DeadLetter, NO_DATASET};
+use crate::message::{Message, Record};
+use crate::position::Seq;
+
+use super::Spool;
+use super::chunk::{ChunkBuilder, PART_BYTES, cost};
+use super::config::{MESSAGE_BYTES_MAX, SpoolConfig};
+use super::counters::Counters;
+use super::dead_letters::DeadLetterTable;
+use super::dup_window::DupWindow;
+use super::request::{Outcome, Request, size};
+use super::retained::RetainedTable;
+use super::store::{Abort, SpoolError};
+use super::tables::{CHUNKS, META, META_SEQ_FLOOR, PACKET_IDS, SESSIONS};
+
+/// What a batch came to.
+pub(super) struct Committed {
+    /// One per request, in order.
+    pub(super) outcomes: Vec<Outcome>,
+    end: Seq,
+    live_bytes: u64,
+    retained_bytes: u64,
+    counters: Counters,
+}
+
+impl Spool {
+    /// Commits a batch durably; on return every `Stored` among the outcomes is true. Without `room` messages are refused
+    /// and only the rest is done. `dup_window` follows what was stored; after an error it must be rebuilt.
+    pub(super) fn commit<T>(
+        &self,
+        requests: &[Request<T>],
+        room: bool,
+        dup_window: &mut DupWindow,
+    ) -> Result<Vec<Outcome>, SpoolError> {
+        let committed = self.inner.store.write_if(|txn| {
+            let (first, retained_bytes) = {
+                let state = self.state();
+                (state.log_end, state.retained_bytes)
+            };
+            let mut batch = Batch::new(txn, &self.inner.config, first, retained_bytes, dup_window);
+            let outcomes = requests
+                .iter()
+                .map(|request| if room { batch.request(request) } else { batch.request_without_room(request) })
+                .collect::<Result<Vec<_>, Abort>>()?;
+            let changed = batch.changed;
+            Ok((batch.finish(outcomes)?, changed))
+        })?;
+        let mut state = self.state();
+        let appended = committed.end > state.log_end;
+        state.log_end = state.log_end.max(committed.end);
+        state.live_bytes += committed.live_bytes;
+        state.retained_bytes = committed.retained_bytes;
+        state.counters.add(&committed.counters);
+        drop(state);
+        if appended {
+            self.inner.appended.notify_all();
+        }
+        Ok(committed.outcomes)
+    }
+}
+
+/// A transaction being filled.
+struct Batch<'a> {
+    txn: &'a WriteTransaction,
+    config: &'a SpoolConfig,
+    dup_window: &'a mut DupWindow,
+    first: Seq,
+    chunk: ChunkBuilder,
+    /// Seqs are given once the chunk is whole: its messages come first.
+    dead_letters: Vec<DeadLetter>,
+    packet_ids: Option<Table<'a, (&'static str, u16), u64>>,
+    sessions: Option<Table<'a, &'static str, u32>>,
+    retained: Option<RetainedTable<'a>>,
+    retained_bytes: u64,
+    counters: Counters,
+    changed: bool,
+}
+
+impl<'a> Batch<'a> {
+    fn new(
+        txn: &'a WriteTransaction,
+        config: &'a SpoolConfig,
+        first: Seq,
+        retained_bytes: u64,
+        dup_window: &'a mut DupWindow,
+    ) -> Self {
+        Self {
+            txn,
+            config,
+            dup_window,
+            first,
+            chunk: ChunkBuilder::default(),
+            dead_letters: Vec::new(),
+            packet_ids: None,
+            sessions: None,
+            retained: None,
+            retained_bytes,
+            counters: Counters::default(),
+            changed: false,
+        }
+    }
+
+    fn request<T>(&mut self, request: &Request<T>) -> Result<Outcome, Abort> {
+        match request {
+            Request::Append { message, packet_id, .. } => self.append(message, *packet_id),
+            Request::DeadLetter { message, reason, packet_id, .. } => self.dead_letter(message, reason, *packet_id),
+            Request::Release { client_id, packet_id, .. } => self.release(client_id, *packet_id),
+            Request::OpenSession { client_id, expiry_secs, .. } => self.open_session(client_id, *expiry_secs),
+            Request::CloseSession { client_id, .. } => self.close_session(client_id),
+        }
+    }
+
+    fn request_without_room<T>(&mut self, request: &Request<T>) -> Result<Outcome, Abort> {
+        match request {
+            Request::Append { .. } | Request::DeadLetter { .. } => {
+                self.counters.refused_full += 1;
+                Ok(Outcome::Unavailable)
+            }
+            request => self.request(request),
+        }
+    }
+
+    fn append(&mut self, message: &Message, packet_id: Option<u16>) -> Result<Outcome, Abort> {
+        let seq = self.first.plus(self.chunk.len());
+        if let Some(outcome) = self.claim(message, packet_id, seq)? {
+            return Ok(outcome);
+        }
+        let record = Record { message: message.clone(), packet_id };
+        self.chunk.push(&record);
+        self.changed = true;
+        if message.flags.retain {
+            self.keep_retained(seq, message)?;
+        }
+        Ok(Outcome::Stored)
+    }
+
+    fn dead_letter(&mut self, message: &Message, reason: &str, packet_id: Option<u16>) -> Result<Outcome, Abort> {
+        // What is stored with the packet id only has to be there: the seq of a dead letter is not known yet.
+        if let Some(outcome) = self.claim(message, packet_id, self.first)? {
+            return Ok(outcome);
+        }
+        let mut message = message.clone();
+        message.dataset = NO_DATASET;
+        message.captures.clear();
+        let at_us = message.received_at_us;
+        self.dead_letters.push(DeadLetter { seq: self.first, message, reason: reason.to_owned(), at_us });
+        self.changed = true;
+        Ok(Outcome::Stored)
+    }
+
+    /// Takes the Packet Identifier. An outcome means that the message must not be stored: it is already, or cannot be.
+    fn claim(&mut self, message: &Message, packet_id: Option<u16>, seq: Seq) -> Result<Option<Outcome>, Abort> {
+        if size(message) > MESSAGE_BYTES_MAX {
+            self.counters.messages_too_large += 1;
+            return Ok(Some(Outcome::Unavailable));
+        }
+        let Some(packet_id) = packet_id else { return Ok(None) };
+        if message.flags.qos == 2 {
+            let packet_ids_max = self.config.packet_ids_max;
+            let packet_ids = self.packet_ids()?;
+            if packet_ids.get((&*message.client_id, packet_id))?.is_some() {
+                self.counters.duplicates_qos2 += 1;
+                return Ok(Some(Outcome::Stored));
+            }
+            if packet_ids.len()? >= packet_ids_max {
+                self.counters.packet_ids_refused += 1;
+                return Ok(Some(Outcome::Unavailable));
+            }
+            packet_ids.insert((&*message.client_id, packet_id), seq.0)?;
+        } else if self.dup_window.is_duplicate(message, packet_id) {
+            self.counters.duplicates_qos1 += 1;
+            return Ok(Some(Outcome::Stored));
+        }
+        self.dup_window.stored(message, packet_id);
+        Ok(None)
+    }
+
+    fn keep_retained(&mut self, seq: Seq, message: &Message) -> Result<(), Abort> {
+        let mut retained = match self.retained.take() {
+            Some(retained) => retained,
+            None => RetainedTable::open(self.txn, self.retained_bytes)?,
+        };
+        if !retained.put(seq, message, self.config)? {
+            self.counters.retained_not_kept += 1;
+        }
+        self.retained_bytes = retained.bytes;
+        self.retained = Some(retained);
+        Ok(())
+    }
+
+    fn release(&mut self, client_id: &str, packet_id: u16) -> Result<Outcome, Abort> {
+        let removed = self.packet_ids()?.remove((client_id, packet_id))?.is_some();
+        self.changed |= removed;
+        Ok(Outcome::Stored)
+    }
+
+    fn open_session(&mut self, client_id: &str, expiry_secs: u32) -> Result<Outcome, Abort> {
+        let sessions_max = self.config.sessions_max;
+        let sessions = self.sessions()?;
+        let present = sessions.get(client_id)?.map(|expiry| expiry.value());
+        if present == Some(expiry_secs) {
+            return Ok(Outcome::Stored);
+        }
+        if present.is_none() && sessions.len()? >= sessions_max {
+            self.counters.sessions_refused += 1;
+            return Ok(Outcome::Unavailable);
+        }
+        sessions.insert(client_id, expiry_secs)?;
+        self.changed = true;
+        Ok(Outcome::Stored)
+    }
+
+    fn close_session(&mut self, client_id: &str) -> Result<Outcome, Abort> {
+        self.dup_window.forget(client_id);
+        let closed = self.sessions()?.remove(client_id)?.is_some();
+        let packet_ids = self.packet_ids()?;
+        let owned: Vec<u16> = packet_ids
+            .range((client_id, 0)..=(client_id, u16::MAX))?
+            .map(|row| row.map(|(key, _)| key.value().1))
+            .collect::<Result<_, _>>()?;
+        for packet_id in &owned {
+            packet_ids.remove((client_id, *packet_id))?;
+        }
+        self.changed |= closed || !owned.is_empty();
+        Ok(Outcome::Stored)
+    }
+
+    /// Writes the chunk and the dead letters.
+    fn finish(mut self, outcomes: Vec<Outcome>) -> Result<Committed, Abort> {
+        let mut end = self.first.plus(self.chunk.len());
+        let mut live_bytes = 0;
+        if self.chunk.len() > 0 {
+            let bytes = self.chunk.finish(self.first);
+            live_bytes = cost(bytes.len());
+            self.counters.commits += 1;
+            self.counters.messages_stored += self.chunk.len();
+            self.counters.message_bytes += self.chunk.raw_len() as u64;
+            self.counters.chunk_bytes += bytes.len() as u64;
+            let mut chunks = self.txn.open_table(CHUNKS)?;
+            for (part, bytes) in (0..=u16::MAX).zip(bytes.chunks(PART_BYTES)) {
+                chunks.insert((self.first.0, part), bytes)?;
+            }
+        }
+        if !self.dead_letters.is_empty() {
+            let mut table = DeadLetterTable::open(self.txn)?;
+            for letter in &mut self.dead_letters {
+                letter.seq = end;
+                end = end.next();
+                self.counters.dead_letters_dropped += table.insert(letter, self.config.dead_letter_bytes_max)?;
+                self.counters.dead_letters += 1;
+            }
+            // No chunk will tell that these seqs were given.
+            table.raise_seq_floor(end)?;
+            table.close()?;
+        }
+        Ok(Committed { outcomes, end, live_bytes, retained_bytes: self.retained_bytes, counters: self.counters })
+    }
+
+    fn packet_ids(&mut self) -> Result<&mut Table<'a, (&'static str, u16), u64>, Abort> {
+        match &mut self.packet_ids {
+            Some(table) => Ok(table),
+            none => Ok(none.insert(self.txn.open_table(PACKET_IDS)?)),
+        }
+    }
+
+    fn sessions(&mut self) -> Result<&mut Table<'a, &'static str, u32>, Abort> {
+        match &mut self.sessions {
+            Some(table) => Ok(table),
+            none => Ok(none.insert(self.txn.open_table(SESSIONS)?)),
+        }
+    }
+}
+
+/// The next seq according to `chunks_end` and the floor.
+pub(super) fn next_seq(meta: &impl ReadableTable<&'static str, u64>, chunks_end: Seq) -> Result<Seq, Abort> {
+    let floor = meta.get(META_SEQ_FLOOR)?.map_or(0, |floor| floor.value());
+    Ok(chunks_end.max(Seq(floor)))
+}
+
+/// Makes the next seq at least `floor`.
+pub(super) fn raise_floor(txn: &WriteTransaction, floor: Seq) -> Result<(), Abort> {
+    let mut meta = txn.open_table(META)?;
+    let present = meta.get(META_SEQ_FLOOR)?.map_or(0, |floor| floor.value());
+    if floor.0 > present {
+        meta.insert(META_SEQ_FLOOR, floor.0)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! Bounds of the spool: each with its unit, its default and what happens when it is reached.
+
+use std::time::Duration;
+
+/// The most messages in one chunk, whatever the configuration says. A last chunk whose header is damaged may have held
+/// this many, so the next message gets a position beyond them.
+pub const CHUNK_MESSAGES_MAX: u32 = 65_536;
+
+/// The largest message that can be stored: topic, Client Identifier and payload. 64 MiB. A larger one is never accepted
+/// (`Outcome::Unavailable`, counted as `messages_too_large`); the broker's packet limit must be lower.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// What to do with new messages when the spool is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFull {
+    /// Acknowledge nothing: devices keep their messages and send them again.
+    #[default]
+    Refuse,
+    /// Remove the oldest messages that are not sealed, and record the gap. When there is none left: refuse.
+    DropOldest,
+}
+
+/// Bounds of the spool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolConfig {
+    /// Bytes of messages not yet sealed (with page rounding) plus the `external_bytes` that the owner reports. Default
+    /// 2 GiB. Reached: [`on_full`](Self::on_full).
+    pub max_bytes: u64,
+    /// Bytes that must stay free in the file system, whatever `max_bytes` says. Default 256 MiB. Reached: `on_full`.
+    pub min_free_bytes: u64,
+    /// Default: refuse.
+    pub on_full: OnFull,
+    /// How long a full spool holds its requests (and so stops the sockets from being read) before it answers
+    /// `Unavailable`. Default 10 s. Once it has, it answers at once until there is room.
+    pub patience: Duration,
+    /// Most messages of one commit. Default 4,096; at most [`CHUNK_MESSAGES_MAX`]. Reached: the rest goes into the next.
+    pub commit_messages_max: usize,
+    /// Bytes of messages after which a commit takes no further one. Default 1 MiB.
+    pub commit_bytes_max: usize,
+    /// File that is freed when the disk is full, so that redb can still delete. Bytes, default 4 MiB.
+    pub ballast_bytes: u64,
+    /// redb's page cache, bytes. Default 4 MiB.
+    pub cache_bytes: usize,
+    /// Packet Identifiers of QoS 2 between PUBLISH and PUBREL, all clients together. Default 65,536. Reached:
+    /// `Unavailable`, counted as `packet_ids_refused`.
+    pub packet_ids_max: u64,
+    /// Stored sessions. Default 10,000. Reached: `Unavailable`, counted as `sessions_refused`.
+    pub sessions_max: u64,
+    /// Topics whose last retained value is kept. Default 10,000. Reached: a new topic's is not kept, counted as
+    /// `retained_not_kept`; the message itself is stored.
+    pub retained_topics_max: u64,
+    /// Bytes of retained topics and values. Default 16 MiB. Reached: as `retained_topics_max`.
+    pub retained_bytes_max: u64,
+    /// The largest retained payload that is kept; of a larger one only its hash and length are. Default 64 KiB.
+    pub retained_payload_max: usize,
+    /// Bytes of dead letters. Default 64 MiB. Reached: the oldest is dropped, counted as `dead_letters_dropped`.
+    pub dead_letter_bytes_max: u64,
+    /// QoS 1 messages that are remembered to recognise a DUP, all clients together. Default 65,536. Reached: those of the
+    /// client that was idle longest are forgotten: a DUP of them would be stored again.
+    pub dup_window_max: usize,
+    /// The same for one client. Default 256. Reached: its oldest is forgotten.
+    pub dup_window_client_max: usize,
+    /// Bytes of sealed chunks that stay in the spool so that a restart can rebuild the DUP window. Default 4 MiB; never
+    /// more than an eighth of `max_bytes`.
+    pub dup_tail_bytes: u64,
+    /// Ledger keys per dataset. Default 100,000. Reached: the oldest is forgotten: its row would be sealed again.
+    pub ledger_keys_max: u64,
+    /// Recorded gaps per dataset. Default 1,000. Reached: the newest gap is widened instead.
+    pub gaps_max: u64,
+}
+
+impl Default for SpoolConfig {
+    fn default() -> Self {
+        Self {
+            max_bytes: 2 << 30,
+            min_free_bytes: 256 << 20,
+            on_full: OnFull::Refuse,
+            patience: Duration::from_secs(10),
+            commit_messages_max: 4096,
+            commit_bytes_max: 1 << 20,
+            ballast_bytes: 4 << 20,
+            cache_bytes: 4 << 20,
+            packet_ids_max: 65_536,
+            sessions_max: 10_000,
+            retained_topics_max: 10_000,
+            retained_bytes_max: 16 << 20,
+            retained_payload_max: 64 << 10,
+            dead_letter_bytes_max: 64 << 20,
+            dup_window_max: 65_536,
+            dup_window_client_max: 256,
+            dup_tail_bytes: 4 << 20,
+            ledger_keys_max: 100_000,
+            gaps_max: 1_000,
+        }
+    }
+}
+
+impl SpoolConfig {
+    /// How many bytes of sealed chunks stay for the DUP window.
+    pub(super) fn tail_bytes(&self) -> u64 {
+        self.dup_tail_bytes.min(self.max_bytes / 8)
+    }
+
+    /// How many messages one commit takes.
+    pub(super) fn commit_messages(&self) -> usize {
+        self.commit_messages_max.clamp(1, CHUNK_MESSAGES_MAX as usize)
+    }
+}

@@ -1,0 +1,140 @@
+//! The table of dead letters: bounded in bytes, the oldest goes first.
+
+use redb::{ReadableTable, Table, WriteTransaction};
+
+use crate::dead_letter::DeadLetter;
+use crate::position::{DatasetId, Seq};
+
+use super::Spool;
+use super::store::{Abort, SpoolError};
+use super::tables::{DEAD_LETTERS, META, META_DEAD_LETTER_BYTES};
+
+impl Spool {
+    /// Dead letters of `dataset` at or after `from`, in order, at most `max`. Values that cannot be decoded are left out.
+    ///
+    /// # Errors
+    /// [`SpoolError::Unreadable`] when redb itself is damaged.
+    pub fn dead_letters(&self, dataset: DatasetId, from: Seq, max: usize) -> Result<Vec<DeadLetter>, SpoolError> {
+        self.inner.store.read(|txn| {
+            let table = txn.open_table(DEAD_LETTERS)?;
+            let mut letters = Vec::new();
+            for row in table.range((dataset.0, from.0)..=(dataset.0, u64::MAX))?.take(max) {
+                let (key, value) = row?;
+                letters.extend(DeadLetter::decode(Seq(key.value().1), value.value()).ok());
+            }
+            Ok(letters)
+        })
+    }
+
+    /// How many dead letters each dataset has.
+    ///
+    /// # Errors
+    /// [`SpoolError::Unreadable`] when redb itself is damaged.
+    pub fn dead_letter_counts(&self) -> Result<Vec<(DatasetId, u64)>, SpoolError> {
+        self.inner.store.read(|txn| {
+            let table = txn.open_table(DEAD_LETTERS)?;
+            let mut counts: Vec<(DatasetId, u64)> = Vec::new();
+            for row in table.iter()? {
+                let dataset = DatasetId(row?.0.value().0);
+                match counts.last_mut() {
+                    Some((last, count)) if *last == dataset => *count += 1,
+                    _ => counts.push((dataset, 1)),
+                }
+            }
+            Ok(counts)
+        })
+    }
+
+    /// Removes dead letters, durably. Those that are not there are as good as removed. Returns how many were there.
+    /// (To replay one: append its message, then remove it. A crash between the two leaves both.)
+    ///
+    /// # Errors
+    /// As of every write: [`SpoolError::DiskFull`], [`SpoolError::Fatal`].
+    pub fn remove_dead_letters(&self, letters: &[(DatasetId, Seq)]) -> Result<usize, SpoolError> {
+        self.inner.store.write_if(|txn| {
+            let mut table = DeadLetterTable::open(txn)?;
+            let mut removed = 0;
+            for &(dataset, seq) in letters {
+                removed += usize::from(table.remove((dataset.0, seq.0))?);
+            }
+            table.close()?;
+            Ok((removed, removed > 0))
+        })
+    }
+}
+
+/// The table with the sum of its bytes.
+pub(super) struct DeadLetterTable<'txn> {
+    letters: Table<'txn, (u32, u64), &'static [u8]>,
+    meta: Table<'txn, &'static str, u64>,
+    bytes: u64,
+}
+
+impl<'txn> DeadLetterTable<'txn> {
+    pub(super) fn open(txn: &'txn WriteTransaction) -> Result<Self, Abort> {
+        let meta = txn.open_table(META)?;
+        let bytes = meta.get(META_DEAD_LETTER_BYTES)?.map_or(0, |bytes| bytes.value());
+        Ok(Self { letters: txn.open_table(DEAD_LETTERS)?, meta, bytes })
+    }
+
+    /// Keeps a dead letter, and drops the oldest beyond `bytes_max`. Returns how many were dropped.
+    pub(super) fn insert(&mut self, letter: &DeadLetter, bytes_max: u64) -> Result<u64, Abort> {
+        let key = (letter.message.dataset.0, letter.seq.0);
+        let value = letter.encode();
+        self.remove(key)?;
+        self.bytes += value.len() as u64;
+        self.letters.insert(key, value.as_slice())?;
+        let mut dropped = 0;
+        while self.bytes > bytes_max
+            && let Some(oldest) = self.oldest()?
+        {
+            self.remove(oldest)?;
+            dropped += 1;
+        }
+        Ok(dropped)
+    }
+
+    pub(super) fn remove(&mut self, key: (u32, u64)) -> Result<bool, Abort> {
+        let Some(value) = self.letters.remove(key)? else { return Ok(false) };
+        self.bytes = self.bytes.saturating_sub(value.value().len() as u64);
+        Ok(true)
+    }
+
+    /// Removes those of `dataset` in `from..to`.
+    pub(super) fn remove_range(&mut self, dataset: DatasetId, from: Seq, to: Seq) -> Result<(), Abort> {
+        let range = (dataset.0, from.0)..(dataset.0, to.0.max(from.0));
+        let keys: Vec<_> =
+            self.letters.range(range)?.map(|row| row.map(|(key, _)| key.value())).collect::<Result<_, _>>()?;
+        for key in keys {
+            self.remove(key)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the next seq at least `floor`, since no chunk will say that the ones below were given.
+    pub(super) fn raise_seq_floor(&mut self, floor: Seq) -> Result<(), Abort> {
+        self.meta.insert(super::tables::META_SEQ_FLOOR, floor.0)?;
+        Ok(())
+    }
+
+    /// Stores the sum.
+    pub(super) fn close(mut self) -> Result<(), Abort> {
+        self.meta.insert(META_DEAD_LETTER_BYTES, self.bytes)?;
+        Ok(())
+    }
+
+    /// The dead letter with the lowest seq of all datasets.
+    fn oldest(&self) -> Result<Option<(u32, u64)>, Abort> {
+        let mut oldest: Option<(u32, u64)> = None;
+        let mut dataset = 0;
+        while let Some((key, _)) = self.letters.range((dataset, 0)..)?.next().transpose()? {
+            let key = key.value();
+            if oldest.is_none_or(|oldest| key.1 < oldest.1) {
+                oldest = Some(key);
+            }
+            let Some(next) = key.0.checked_add(1) else { break };
+            dataset = next;
+        }
+        Ok(oldest)
+    }
+}

@@ -1,0 +1,114 @@
+//! What the broker must know when it starts: stored sessions and their Packet Identifiers; and the DUP window, rebuilt
+//! from the end of the log.
+
+use std::sync::Arc;
+
+use redb::ReadableTable;
+
+use crate::position::Seq;
+
+use super::Spool;
+use super::dup_window::DupWindow;
+use super::reader::{first_at_or_before, load, load_header};
+use super::store::{Abort, SpoolError};
+use super::tables::{CHUNKS, PACKET_IDS, SESSIONS};
+
+/// A session that outlives its connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredSession {
+    /// Client Identifier.
+    pub client_id: Arc<str>,
+    /// Seconds after the end of its connection; `u32::MAX` for ever.
+    pub expiry_secs: u32,
+    /// Packet Identifiers of QoS 2 messages that were stored and not yet released, ascending.
+    pub packet_ids: Vec<u16>,
+}
+
+impl Spool {
+    /// The stored sessions, by client id. Packet Identifiers without a stored session are left out: their client must
+    /// start anew.
+    ///
+    /// # Errors
+    /// [`SpoolError::Unreadable`] when redb itself is damaged.
+    pub fn sessions(&self) -> Result<Vec<StoredSession>, SpoolError> {
+        self.inner.store.read(|txn| {
+            let packet_ids = txn.open_table(PACKET_IDS)?;
+            let mut sessions = Vec::new();
+            for row in txn.open_table(SESSIONS)?.iter()? {
+                let (client_id, expiry) = row?;
+                let client_id = client_id.value();
+                let owned = packet_ids
+                    .range((client_id, 0)..=(client_id, u16::MAX))?
+                    .map(|row| row.map(|(key, _)| key.value().1))
+                    .collect::<Result<_, _>>()?;
+                sessions.push(StoredSession {
+                    client_id: client_id.into(),
+                    expiry_secs: expiry.value(),
+                    packet_ids: owned,
+                });
+            }
+            Ok(sessions)
+        })
+    }
+
+    /// The DUP window as the messages at the end of the log make it.
+    pub(super) fn dup_window(&self) -> DupWindow {
+        let config = &self.inner.config;
+        let empty = || DupWindow::new(config.dup_window_max, config.dup_window_client_max);
+        let from = match self
+            .inner
+            .store
+            .read(|txn| tail_start(&txn.open_table(CHUNKS)?, config.dup_window_max as u64, config.tail_bytes()))
+        {
+            Ok(from) => from,
+            Err(error) => {
+                tracing::warn!(%error, "Messages that are sent again may be stored twice.");
+                return empty();
+            }
+        };
+        let mut window = empty();
+        let mut next = from;
+        // One chunk in memory at a time.
+        while let Ok(Some((after, records))) = self.inner.store.read(|txn| {
+            let chunks = txn.open_table(CHUNKS)?;
+            let Some(first) = super::reader::first_from(&chunks, next)? else { return Ok(None) };
+            let chunk = load(&chunks, first)?;
+            let records = load_header(&chunks, first)?.and_then(|header| header.records(&chunk));
+            Ok(Some((first.next(), records.unwrap_or_default())))
+        }) {
+            for record in records {
+                if let Some(packet_id) = record.packet_id {
+                    window.stored(&record.message, packet_id);
+                }
+            }
+            next = after;
+        }
+        window
+    }
+}
+
+/// Where the last `messages_max` messages and `bytes_max` bytes of chunks begin.
+fn tail_start(
+    chunks: &impl ReadableTable<(u64, u16), &'static [u8]>,
+    messages_max: u64,
+    bytes_max: u64,
+) -> Result<Seq, Abort> {
+    let (mut messages, mut bytes) = (0, 0);
+    let mut start = Seq(u64::MAX);
+    while let Some(first) = start.0.checked_sub(1).map(Seq)
+        && let Some(first) = first_at_or_before(chunks, first)?
+    {
+        if let Ok(header) = load_header(chunks, first)? {
+            messages += header.info.end.0 - header.info.first.0;
+            bytes += header.info.bytes_on_disk;
+        }
+        if bytes > bytes_max && start.0 != u64::MAX {
+            break;
+        }
+        start = first;
+        if messages >= messages_max || bytes > bytes_max {
+            break;
+        }
+    }
+    Ok(start)
+}

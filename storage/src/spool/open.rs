@@ -1,0 +1,209 @@
+//! Opening the spool, whatever is found on disk (I7), and verifying it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+
+use redb::WriteTransaction;
+
+use crate::durable_fs::DurableFs;
+use crate::position::Seq;
+
+use super::chunk::cost;
+use super::commit::next_seq;
+use super::config::{CHUNK_MESSAGES_MAX, SpoolConfig};
+use super::gaps::Gap;
+use super::positions::sealed_of_all;
+use super::reader::{Damage, first_from, load, load_header};
+use super::retention;
+use super::store::{self, Abort, DATABASE, Medium, OpenError, SpoolError, Store};
+use super::tables::{self, CHUNKS, FORMAT, META, META_FORMAT, RETAINED, SEALED};
+use super::{Inner, Spool, State, retained};
+
+/// What opening found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    /// The database could not be used; it was put aside here, and a new one begun.
+    pub put_aside: Option<PathBuf>,
+    /// Why.
+    pub damage: Option<String>,
+    /// Chunks that could not be read. They are under `bad/` and recorded among the gaps.
+    pub damaged: Vec<Gap>,
+    /// Chunks in the spool.
+    pub chunks: u64,
+    /// Messages in them.
+    pub messages: u64,
+}
+
+/// What [`Spool::verify`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Chunks that are whole.
+    pub chunks: u64,
+    /// Messages in them.
+    pub messages: u64,
+    /// Where chunks that are not whole begin, and what is wrong with each.
+    pub damaged: Vec<(Seq, String)>,
+}
+
+impl Spool {
+    /// Opens the spool in `dir`, or begins one. A database that cannot be used is put aside under `bad/`.
+    ///
+    /// # Errors
+    /// Another process has it open, a later version wrote it, or the file system refuses.
+    pub fn open(dir: &Path, config: SpoolConfig, fs: DurableFs) -> Result<(Self, OpenReport), OpenError> {
+        Self::open_on(Medium::File, dir, config, fs)
+    }
+
+    /// The same on another medium: the seam for disk faults.
+    ///
+    /// # Errors
+    /// As of [`open`](Self::open); a damaged [`Medium::Backend`] is an error, since it has no file to put aside.
+    pub fn open_on(
+        medium: Medium,
+        dir: &Path,
+        config: SpoolConfig,
+        fs: DurableFs,
+    ) -> Result<(Self, OpenReport), OpenError> {
+        fs.create_dir_all(dir)?;
+        let mut report = OpenReport::default();
+        let mut opened = match store::damage_mark(dir) {
+            Some(reason) => Err(Ok(reason)),
+            None => open_store(&medium, dir, &config, &fs),
+        };
+        if let Err(Ok(reason)) = &opened {
+            if let Medium::Backend { .. } = medium {
+                return Err(OpenError::Database(reason.clone()));
+            }
+            report.put_aside = Some(put_database_aside(dir, &fs, reason)?);
+            report.damage = Some(reason.clone());
+            opened = open_store(&medium, dir, &config, &fs);
+        }
+        let (store, found) = opened.map_err(|reason| reason.map_or_else(|error| error, OpenError::Database))?;
+        report.chunks = found.chunks;
+        report.messages = found.messages;
+        let inner =
+            Inner { dir: dir.to_owned(), fs, config, store, state: Mutex::new(found.state), appended: Condvar::new() };
+        let spool = Self { inner: Arc::new(inner) };
+        if let Err(error) = spool.inner.store.ensure_ballast() {
+            tracing::warn!(%error, "No room for the ballast file: messages are refused until there is.");
+        }
+        for damage in &found.damage {
+            let gaps = spool.quarantine(damage).map_err(|error| OpenError::Database(error.to_string()))?;
+            report.damaged.extend(gaps);
+        }
+        Ok((spool, report))
+    }
+
+    /// Reads every chunk and checks every checksum. Changes nothing.
+    ///
+    /// # Errors
+    /// [`SpoolError::Unreadable`] when redb itself is damaged.
+    pub fn verify(&self) -> Result<VerifyReport, SpoolError> {
+        let mut report = VerifyReport::default();
+        let mut next = Seq(0);
+        while let Some((first, checked)) = self.inner.store.read(|txn| {
+            let chunks = txn.open_table(CHUNKS)?;
+            let Some(first) = first_from(&chunks, next)? else { return Ok(None) };
+            let chunk = load(&chunks, first)?;
+            let checked = load_header(&chunks, first)?.and_then(|header| header.records(&chunk));
+            Ok(Some((first, checked.map(|records| records.len() as u64))))
+        })? {
+            match checked {
+                Ok(messages) => {
+                    report.chunks += 1;
+                    report.messages += messages;
+                }
+                Err(reason) => report.damaged.push((first, reason.to_string())),
+            }
+            next = first.next();
+        }
+        Ok(report)
+    }
+}
+
+/// What a look at all headers found.
+struct Found {
+    state: State,
+    chunks: u64,
+    messages: u64,
+    damage: Vec<Damage>,
+}
+
+/// Opens the database, makes its tables when it is new, and looks at all headers. `Err(Ok(reason))` is damage.
+fn open_store(
+    medium: &Medium,
+    dir: &Path,
+    config: &SpoolConfig,
+    fs: &DurableFs,
+) -> Result<(Store, Found), Result<String, OpenError>> {
+    let store = Store::open(medium.clone(), dir, fs.clone(), config.cache_bytes, config.ballast_bytes)?;
+    let format = match store.read(|txn| match txn.open_table(META) {
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        meta => Ok(meta?.get(META_FORMAT)?.map(|format| format.value())),
+    }) {
+        Ok(format) => format,
+        Err(error) => return Err(Ok(error.to_string())),
+    };
+    match format {
+        None => store.write(make_tables).map_err(|error| Err(OpenError::Database(error.to_string())))?,
+        Some(FORMAT) => {}
+        Some(found) => return Err(Err(OpenError::Later { path: dir.join(DATABASE), found, known: FORMAT })),
+    }
+    let found = store.read(|txn| look(txn)).map_err(|error| Ok(error.to_string()))?;
+    Ok((store, found))
+}
+
+fn make_tables(txn: &WriteTransaction) -> Result<(), Abort> {
+    tables::create_all(txn)?;
+    txn.open_table(META)?.insert(META_FORMAT, FORMAT)?;
+    Ok(())
+}
+
+fn look(txn: &redb::ReadTransaction) -> Result<Found, Abort> {
+    let chunks = txn.open_table(CHUNKS)?;
+    let sealed = sealed_of_all(&txn.open_table(SEALED)?)?;
+    let mut found = Found { state: State::default(), chunks: 0, messages: 0, damage: Vec::new() };
+    let mut end = Seq(0);
+    let mut next = Seq(0);
+    while let Some(first) = first_from(&chunks, next)? {
+        next = first.next();
+        match load_header(&chunks, first)? {
+            Ok(header) => {
+                let info = header.info;
+                end = info.end;
+                found.chunks += 1;
+                found.messages += info.end.0 - info.first.0;
+                found.state.live_bytes += info.bytes_on_disk;
+                if retention::is_released(&info, &sealed) {
+                    found.state.released.insert(first, info.bytes_on_disk);
+                }
+            }
+            Err(reason) => {
+                let bytes = load(&chunks, first)?;
+                found.state.live_bytes += cost(bytes.len());
+                // As the last one it may have held as many messages as any.
+                end = first_from(&chunks, next)?.unwrap_or(first.plus(u64::from(CHUNK_MESSAGES_MAX)));
+                found.damage.push(Damage { first, end, bytes, reason, info: None });
+            }
+        }
+    }
+    found.state.log_end = next_seq(&txn.open_table(META)?, end)?;
+    found.state.retained_bytes = retained::bytes_in(&txn.open_table(RETAINED)?)?;
+    Ok(found)
+}
+
+/// Renames the database into `bad/` under the first free number.
+fn put_database_aside(dir: &Path, fs: &DurableFs, reason: &str) -> Result<PathBuf, OpenError> {
+    let bad = dir.join("bad");
+    fs.create_dir_all(&bad)?;
+    let aside = (1..=u32::MAX)
+        .map(|number| bad.join(format!("{DATABASE}.corrupt-{number}")))
+        .find(|path| !path.exists())
+        .unwrap_or_else(|| bad.join(format!("{DATABASE}.corrupt")));
+    tracing::error!(reason, aside = %aside.display(), "The spool is damaged: put aside, a new one is begun.");
+    if dir.join(DATABASE).exists() {
+        fs.rename(&dir.join(DATABASE), &aside)?;
+    }
+    store::clear_damage_mark(dir, fs)?;
+    Ok(aside)
+}
