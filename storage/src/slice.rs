@@ -10,17 +10,21 @@
 //! Two hashes, both raw SHA3-256 digests: the physical one over the bytes of the file, and ODF's logical one
 //! (`arrow0-sha3-256`, crate `arrow-digest`) over the values, which no encoding changes.
 
+use std::collections::HashSet;
+use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array as _, Date32Array, TimestampMillisecondArray};
+use arrow::array::{Array as _, Date32Array, Int64Array, TimestampMillisecondArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use arrow_digest::{RecordDigest as _, RecordDigestV0};
-use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
@@ -38,6 +42,8 @@ pub const ROW_GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The writer as the file names it, with the number of its profile.
 pub const CREATED_BY: &str = "forebay/1";
 
+/// Name of the column that identifies a row within its gateway.
+const SEQ: &str = "seq";
 const MILLIS_PER_DAY: i64 = 86_400_000;
 
 /// Writes one slice to `sink`.
@@ -154,6 +160,21 @@ impl<W: Write + Send> SliceWriter<W> {
         self.parquet.write(&piece)?;
         Ok(())
     }
+}
+
+/// The `seq` of each row of a slice that [`SliceWriter`] wrote. Holds them all: a slice is bounded.
+pub fn read_seqs(path: &Path) -> Result<HashSet<u64>, SliceError> {
+    let file = File::open(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file)?;
+    let only_seq = ProjectionMask::columns(reader.parquet_schema(), [SEQ]);
+    let mut seqs = HashSet::new();
+    for batch in reader.with_projection(only_seq).build()? {
+        let batch = batch?;
+        let column = batch.column_by_name(SEQ).and_then(|column| column.as_any().downcast_ref::<Int64Array>());
+        let column = column.ok_or_else(|| SliceError::ColumnType(SEQ.to_owned()))?;
+        seqs.extend(column.iter().flatten().filter_map(|seq| u64::try_from(seq).ok()));
+    }
+    Ok(seqs)
 }
 
 impl<W: Write + Send> std::fmt::Debug for SliceWriter<W> {

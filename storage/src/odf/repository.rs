@@ -172,6 +172,12 @@ impl Repository {
         &self.dir
     }
 
+    /// How its files are written.
+    #[must_use]
+    pub fn fs(&self) -> &DurableFs {
+        &self.fs
+    }
+
     /// Where slices are written, before the event that names them is appended.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {

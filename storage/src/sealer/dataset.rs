@@ -1,0 +1,342 @@
+//! One dataset: its repository, and how a batch gets into it.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::SealError;
+use super::batch::{Plan, READ_BYTES, READ_MESSAGES, plan};
+use crate::batcher::BatchLimits;
+use crate::dataset::row::RowBuilder;
+use crate::dataset::schema::Columns;
+use crate::dataset::spec::DatasetSpec;
+use crate::dead_letter::DeadLetter;
+use crate::durable_fs::DurableFs;
+use crate::message::Message;
+use crate::odf::event::SetVocab;
+use crate::odf::multihash::HashKind;
+use crate::odf::repository::{AppendError, OpenError};
+use crate::odf::{
+    AddData, DataSchema, DataSlice, Event, Multihash, Repository, RuleViolation, SetDataSchema, SourceState,
+};
+use crate::position::{DatasetId, Offset, Seq};
+use crate::slice::{self, Slice, SliceWriter};
+use crate::spool::{SealCommit, Spool};
+
+/// Names the source state of ours: its value is the last `seq` that the chain accounts for.
+const SOURCE_STATE_KIND: &str = "forebay/seq";
+/// The source, of which a dataset has one.
+const SOURCE_NAME: &str = "default";
+
+/// What was sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// Name of the dataset.
+    pub dataset: String,
+    /// Messages that left the spool.
+    pub messages: u64,
+    /// Their payload bytes.
+    pub payload_bytes: u64,
+    /// Rows of the slice.
+    pub rows: u64,
+    /// Messages that could not become rows.
+    pub dead_letters: u64,
+    /// Rows whose primary key the Ledger had.
+    pub duplicates: u64,
+    /// Bytes of the slice.
+    pub bytes: u64,
+    /// The head of the chain afterwards.
+    pub head: Multihash,
+    /// Receipt of the oldest message that is left, when the batch was full.
+    pub rest_since_us: Option<i64>,
+}
+
+/// Seals one dataset.
+pub struct DatasetSealer {
+    id: DatasetId,
+    spec: Arc<DatasetSpec>,
+    gateway: String,
+    repository: Repository,
+    sealed: Seq,
+}
+
+/// What becomes of the messages of a batch besides rows.
+#[derive(Default)]
+struct Rest {
+    dead_letters: Vec<DeadLetter>,
+    keys: Vec<([u8; 16], Seq)>,
+    duplicates: u64,
+}
+
+impl DatasetSealer {
+    /// Opens the dataset's repository under `root`, or creates it; continues its schema; finishes what a crash interrupted.
+    pub(super) fn open(
+        spool: &Spool,
+        fs: &DurableFs,
+        root: &Path,
+        gateway: &str,
+        spec: &Arc<DatasetSpec>,
+        now_us: i64,
+    ) -> Result<Self, SealError> {
+        let dir = root.join(&spec.name);
+        let mut repository = match Repository::open(&dir, fs.clone()) {
+            Err(OpenError::NoHead(_)) => Repository::create(&dir, fs.clone(), instant(now_us))?,
+            opened => opened?,
+        };
+        repository.sweep_orphans()?;
+        declare(&mut repository, spec, instant(now_us))?;
+        let id = spool.dataset_id(&spec.name)?;
+        let sealed = spool.sealed(id)?;
+        let mut dataset = Self { id, spec: Arc::clone(spec), gateway: gateway.to_owned(), repository, sealed };
+        dataset.catch_up(spool)?;
+        Ok(dataset)
+    }
+
+    /// Seals one batch; `None` when there is no message.
+    pub(super) fn seal(&mut self, spool: &Spool, limits: &BatchLimits) -> Result<Option<Sealed>, SealError> {
+        self.catch_up(spool)?;
+        let Some(plan) = plan(spool, self.id, self.sealed, limits)? else { return Ok(None) };
+        let system_time = instant(plan.latest_received_us).max(self.repository.state().system_time);
+        let (slice, rest) = self.write_slice(spool, &plan, system_time)?;
+        if let Some(slice) = &slice {
+            self.append_block(&plan, slice, system_time)?;
+        }
+        let rows = slice.map_or(0, |slice| slice.rows);
+        let (dead_letters, duplicates) = (rest.dead_letters.len() as u64, rest.duplicates);
+        self.commit(spool, plan.end, rows, rest)?;
+        Ok(Some(Sealed {
+            dataset: self.spec.name.clone(),
+            messages: plan.messages,
+            payload_bytes: plan.payload_bytes,
+            rows,
+            dead_letters,
+            duplicates,
+            bytes: slice.map_or(0, |slice| slice.size),
+            head: self.repository.state().head,
+            rest_since_us: plan.rest_since_us,
+        }))
+    }
+
+    /// The chain is ahead of the spool when the commit that follows `refs/head` did not happen. What the slice does not hold
+    /// was a duplicate or a dead letter then, and is so now, whatever the declaration says today.
+    fn catch_up(&mut self, spool: &Spool) -> Result<(), SealError> {
+        let Some(end) = chain_sealed(&self.repository) else { return Ok(()) };
+        spool.raise_seq_floor(end)?;
+        if end <= self.sealed {
+            return Ok(());
+        }
+        let sealed_rows = self.last_slice_seqs()?;
+        let mut rows = RowBuilder::new(&self.spec, &self.gateway);
+        let mut rest = Rest::default();
+        let mut keys = HashSet::new();
+        for_each_message(spool, self.id, self.sealed, end, |seq, message| {
+            let is_row = sealed_rows.contains(&seq.0);
+            match rows.decode(seq, message).map(|row| row.facts().ledger_key) {
+                Ok(Some(key)) if is_row => {
+                    keys.insert(key);
+                    rest.keys.push((key, seq));
+                }
+                _ if is_row => {}
+                Ok(Some(key)) if keys.contains(&key) || spool.ledger_contains(self.id, &key)? => rest.duplicates += 1,
+                Ok(_) => rest.bury(seq, message, "refused by an earlier declaration of the dataset", message.received_at_us),
+                Err(reason) => rest.bury(seq, message, &reason.to_string(), message.received_at_us),
+            }
+            Ok(())
+        })?;
+        tracing::info!(dataset = self.spec.name, sealed = end.0, "Finished a seal that was interrupted.");
+        self.commit(spool, end, sealed_rows.len() as u64, rest)
+    }
+
+    /// The `seq` of each row of the newest slice.
+    fn last_slice_seqs(&self) -> Result<HashSet<u64>, SealError> {
+        let mut newest = None;
+        for block in self.repository.blocks(None)? {
+            if let Event::AddData(event) = block?.1.event {
+                newest = event.new_data.or(newest);
+            }
+        }
+        let Some(newest) = newest else { return Ok(HashSet::new()) };
+        Ok(slice::read_seqs(&self.repository.data_path(&newest.physical_hash))?)
+    }
+
+    fn commit(&mut self, spool: &Spool, sealed: Seq, rows: u64, rest: Rest) -> Result<(), SealError> {
+        let counts = [("rows", rows), ("duplicates", rest.duplicates), ("dead_letters", rest.dead_letters.len() as u64)];
+        spool.commit_seal(&SealCommit {
+            dataset: self.id,
+            sealed,
+            dead_letters: rest.dead_letters,
+            ledger_keys: rest.keys,
+            counters: counts.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| (name.to_owned(), n)).collect(),
+        })?;
+        self.sealed = sealed;
+        Ok(())
+    }
+
+    /// Decodes the batch into a Parquet file that has its final name when this returns. `None` when no message became a
+    /// row.
+    fn write_slice(
+        &self,
+        spool: &Spool,
+        plan: &Plan,
+        system_time: DateTime<Utc>,
+    ) -> Result<(Option<Slice>, Rest), SealError> {
+        let mut rows = RowBuilder::new(&self.spec, &self.gateway);
+        let file = self.repository.fs().create_temp(&self.repository.data_dir())?;
+        let mut writer = SliceWriter::new(Arc::clone(rows.columns().schema()), file)?;
+        let mut rest = Rest::default();
+        let mut keys = HashSet::new();
+        let mut offset = self.repository.state().next_offset;
+        let mut flush = |rows: &mut RowBuilder| {
+            let count = rows.len() as u64;
+            let batch = rows.take_batch(offset, system_time.timestamp_millis());
+            offset = Offset(offset.0 + count);
+            writer.write(&batch)
+        };
+        for_each_message(spool, self.id, self.sealed, plan.end, |seq, message| {
+            if rows.is_full() {
+                flush(&mut rows)?;
+            }
+            let row = match rows.decode(seq, message) {
+                Ok(row) => row,
+                Err(reason) => {
+                    rest.bury(seq, message, &reason.to_string(), plan.latest_received_us);
+                    return Ok(());
+                }
+            };
+            if let Some(key) = row.facts().ledger_key {
+                if !keys.insert(key) || spool.ledger_contains(self.id, &key)? {
+                    rest.duplicates += 1;
+                    return Ok(());
+                }
+                rest.keys.push((key, seq));
+            }
+            row.append();
+            Ok(())
+        })?;
+        flush(&mut rows)?;
+        let (file, slice) = writer.finish()?;
+        if slice.rows == 0 {
+            return Ok((None, rest)); // the temporary file goes with `file`
+        }
+        let name = Multihash::new(HashKind::Sha3_256, slice.physical_hash);
+        file.persist(&self.repository.data_path(&name))?;
+        Ok((Some(slice), rest))
+    }
+
+    fn append_block(&mut self, plan: &Plan, slice: &Slice, system_time: DateTime<Utc>) -> Result<(), SealError> {
+        let state = self.repository.state();
+        let start = state.next_offset.0;
+        let event_time_max = slice.event_time_max.and_then(DateTime::from_timestamp_millis);
+        let last_seq = plan.end.0.saturating_sub(1);
+        let event = AddData {
+            prev_offset: state.prev_offset(),
+            new_data: Some(DataSlice {
+                logical_hash: Multihash::new(HashKind::Arrow0Sha3_256, slice.logical_hash),
+                physical_hash: Multihash::new(HashKind::Sha3_256, slice.physical_hash),
+                start,
+                end: start + slice.rows - 1,
+                size: slice.size,
+            }),
+            new_watermark: state.watermark.max(event_time_max),
+            new_source_state: Some(SourceState {
+                source_name: SOURCE_NAME.to_owned(),
+                kind: SOURCE_STATE_KIND.to_owned(),
+                value: last_seq.to_string(),
+            }),
+            ..AddData::default()
+        };
+        self.repository.append(&[Event::AddData(Box::new(event))], system_time)?;
+        Ok(())
+    }
+
+    /// Its id in the spool.
+    #[must_use]
+    pub fn id(&self) -> DatasetId {
+        self.id
+    }
+
+    /// What it declares.
+    #[must_use]
+    pub fn spec(&self) -> &Arc<DatasetSpec> {
+        &self.spec
+    }
+
+    /// Its chain on disk.
+    #[must_use]
+    pub fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    /// The first `seq` that is not yet sealed.
+    #[must_use]
+    pub fn sealed(&self) -> Seq {
+        self.sealed
+    }
+}
+
+impl Rest {
+    fn bury(&mut self, seq: Seq, message: &Message, reason: &str, at_us: i64) {
+        self.dead_letters.push(DeadLetter { seq, message: message.clone(), reason: reason.to_owned(), at_us });
+    }
+}
+
+/// Copies the messages of `[from; end)` out of the spool piece by piece: no read transaction is open while they are encoded.
+fn for_each_message(
+    spool: &Spool,
+    id: DatasetId,
+    from: Seq,
+    end: Seq,
+    mut work: impl FnMut(Seq, &Message) -> Result<(), SealError>,
+) -> Result<(), SealError> {
+    let mut next = from;
+    while next < end {
+        let read = spool.read(next, Some(id), READ_MESSAGES, READ_BYTES)?;
+        for (seq, message) in read.messages.iter().take_while(|(seq, _)| *seq < end) {
+            work(*seq, message)?;
+        }
+        if read.next <= next {
+            break;
+        }
+        next = read.next;
+    }
+    Ok(())
+}
+
+/// Says in the chain what must be said before the first row: the names of the columns, and the columns.
+fn declare(repository: &mut Repository, spec: &DatasetSpec, now: DateTime<Utc>) -> Result<(), SealError> {
+    let incompatible = |difference: String| SealError::Incompatible { dataset: spec.name.clone(), difference };
+    let columns = Columns::new(spec);
+    let schema = DataSchema::from_arrow(columns.schema()).map_err(|error| incompatible(error.to_string()))?;
+    let state = repository.state();
+    if state.schema.as_ref() == Some(&schema) {
+        return Ok(());
+    }
+    let mut events = Vec::new();
+    let event_time_column = Some(columns.event_time().to_owned()).filter(|name| name != "event_time");
+    if state.vocab.event_time_column != event_time_column {
+        if state.schema.is_some() {
+            return Err(incompatible(format!("the event-time column is now {}", columns.event_time())));
+        }
+        events.push(Event::SetVocab(SetVocab { event_time_column, ..SetVocab::default() }));
+    }
+    events.push(Event::SetDataSchema(SetDataSchema { raw_arrow_schema: None, schema: Some(schema) }));
+    let system_time = now.max(state.system_time);
+    match repository.append(&events, system_time) {
+        Err(AppendError::Rule(RuleViolation::SchemaEvolution(difference))) => Err(incompatible(difference)),
+        appended => Ok(appended.map(drop)?),
+    }
+}
+
+/// The first `seq` that the chain does not account for.
+fn chain_sealed(repository: &Repository) -> Option<Seq> {
+    let state = repository.state().source_state.as_ref()?;
+    let last: u64 = if state.kind == SOURCE_STATE_KIND { state.value.parse().ok()? } else { return None };
+    Some(Seq(last).next())
+}
+
+/// Datasets keep milliseconds.
+fn instant(us: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(us.div_euclid(1_000)).unwrap_or_default()
+}

@@ -1,0 +1,207 @@
+//! From spool to dataset: messages become rows, rows a slice, the slice a block of the dataset's chain.
+//!
+//! ```text
+//! chunks of the spool ─▶ Batcher: which dataset, when ─▶ batch: [sealed; end) ─▶ slice ─▶ block ─▶ refs/head ─▶ sealed
+//! ```
+//!
+//! One seal, in the order of its durable steps:
+//!
+//! 1. the slice is written under a temporary name, synced, and gets the name of its hash;
+//! 2. the block is written and synced, then `refs/head` moves: **this is the moment of truth**, since the block's source
+//!    state carries the last `seq` of the batch;
+//! 3. one commit in the spool raises the sealed position, keeps dead letters and primary keys, and lets the messages go.
+//!
+//! A crash before 2 leaves the old head and files that nothing refers to, which are swept at the next start. A crash
+//! between 2 and 3, or a commit 3 that failed, leaves a chain that is ahead of the spool's sealed position. That is seen
+//! before anything else is sealed: the messages are still in the spool and the slice says which of them are rows, so commit
+//! 3 is made up.
+//!
+//! Sealing is a function of the previous head and the messages: `system_time` is the latest receipt time of the batch (or
+//! that of the previous block, if later), never "now". The same messages give the same bytes.
+//!
+//! Memory is bounded by one row group and a few pieces of the spool, whatever the backlog.
+
+mod batch;
+mod dataset;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use self::dataset::{DatasetSealer, Sealed};
+
+use crate::batcher::{BatchLimits, Batcher, Cut, CutReason};
+use crate::dataset::spec::DatasetSpec;
+use crate::durable_fs::DurableFs;
+use crate::odf::repository::{AppendError, ChainFileError, CreateError, OpenError};
+use crate::position::{DatasetId, Seq};
+use crate::slice::SliceError;
+use crate::spool::{Spool, SpoolError};
+
+/// How many chunk headers are looked at in one go.
+const SCAN_CHUNKS: usize = 1_024;
+/// Bytes of the spool that are meant to wait in it. 64 MiB: beyond three quarters of it the largest dataset is sealed early,
+/// since a slice is a fraction of the size and redb stays quick to repair.
+const HOT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Why a dataset could not be opened or a batch not be sealed. Nothing is lost: the messages stay in the spool.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// The declared columns do not continue the chain's. A matter of configuration.
+    #[error("dataset {dataset}: {difference}; only optional fields (\"?\") may be added: give the changed dataset a new name")]
+    Incompatible {
+        /// Its name.
+        dataset: String,
+        /// What differs.
+        difference: String,
+    },
+    /// The dataset cannot be created.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// The dataset cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A block cannot be read.
+    #[error(transparent)]
+    Chain(#[from] ChainFileError),
+    /// A block cannot be added.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The slice could not be written or read.
+    #[error(transparent)]
+    Slice(#[from] SliceError),
+    /// The file system.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+}
+
+/// Seals every dataset of the gateway, one batch at a time. To be driven by one thread.
+pub struct Sealer {
+    spool: Spool,
+    limits: BatchLimits,
+    batcher: Batcher,
+    datasets: BTreeMap<DatasetId, DatasetSealer>,
+    /// Chunks below this are known to the batcher.
+    scanned: Seq,
+}
+
+impl Sealer {
+    /// Opens or creates the repository of every dataset under `root`, one directory each, and finishes what a crash
+    /// interrupted. `now_us` stamps the first blocks of datasets that are new.
+    ///
+    /// # Errors
+    /// Any [`SealError`]; `Incompatible` is a matter of configuration and names the difference.
+    pub fn open(
+        spool: Spool,
+        fs: &DurableFs,
+        root: &Path,
+        gateway: &str,
+        specs: &[Arc<DatasetSpec>],
+        limits: BatchLimits,
+        now_us: i64,
+    ) -> Result<Self, SealError> {
+        let mut datasets = BTreeMap::new();
+        for spec in specs {
+            let dataset = DatasetSealer::open(&spool, fs, root, gateway, spec, now_us)?;
+            datasets.insert(dataset.id(), dataset);
+        }
+        let scanned = spool.log_start()?;
+        Ok(Self { spool, limits, batcher: Batcher::new(limits), datasets, scanned })
+    }
+
+    /// Seals the batch that is most due at `now_us`, if any is.
+    ///
+    /// # Errors
+    /// Any [`SealError`]. The messages stay in the spool and are due again.
+    pub fn seal_due(&mut self, now_us: i64) -> Result<Option<(Sealed, CutReason)>, SealError> {
+        self.scan()?;
+        while let Some(cut) = self.batcher.poll_cut(now_us) {
+            if let Some(sealed) = self.seal(cut)? {
+                return Ok(Some((sealed, cut.reason)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes everything due that is in the spool now, whatever its size and age. Then [`seal_due`](Self::seal_due) until
+    /// [`is_drained`](Self::is_drained).
+    ///
+    /// # Errors
+    /// When the spool cannot be read.
+    pub fn handle_drain(&mut self) -> Result<(), SealError> {
+        self.scan()?;
+        self.batcher.handle_drain();
+        Ok(())
+    }
+
+    /// Whether everything of the last drain is sealed.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.batcher.is_drained()
+    }
+
+    /// Whether an upstream can take a batch: only then does age count.
+    pub fn handle_upstream(&mut self, reachable: bool) {
+        self.batcher.handle_upstream(reachable);
+    }
+
+    /// When the next batch is due if nothing more comes, µs since 1970.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<i64> {
+        self.batcher.poll_timeout()
+    }
+
+    /// The datasets, by id.
+    pub fn datasets(&self) -> impl Iterator<Item = &DatasetSealer> {
+        self.datasets.values()
+    }
+
+    /// The chunks below this position are accounted for: wait for the log to pass it.
+    #[must_use]
+    pub fn scanned(&self) -> Seq {
+        self.scanned
+    }
+
+    /// Tells the batcher what has come into the spool, and how full that is.
+    fn scan(&mut self) -> Result<(), SealError> {
+        loop {
+            let chunks = self.spool.chunks(self.scanned, SCAN_CHUNKS)?;
+            let Some(last) = chunks.last() else { break };
+            self.scanned = last.end;
+            for chunk in &chunks {
+                for &(id, messages, bytes) in &chunk.datasets {
+                    if self.datasets.get(&id).is_some_and(|dataset| dataset.sealed() < chunk.end) {
+                        self.batcher.handle_messages(id, messages.into(), bytes, chunk.oldest_received_us);
+                    }
+                }
+            }
+        }
+        let usage = self.spool.usage();
+        self.batcher.handle_spool(usage.live_bytes, usage.max_bytes.min(HOT_BYTES_MAX));
+        Ok(())
+    }
+
+    fn seal(&mut self, cut: Cut) -> Result<Option<Sealed>, SealError> {
+        let Some(dataset) = self.datasets.get_mut(&cut.dataset) else { return Ok(None) };
+        let limits = BatchLimits { rows: cut.messages_max, ..self.limits };
+        match dataset.seal(&self.spool, &limits) {
+            Ok(Some(sealed)) => {
+                let Sealed { messages, payload_bytes, rest_since_us, .. } = sealed;
+                self.batcher.handle_sealed(cut.dataset, messages, payload_bytes, rest_since_us);
+                Ok(Some(sealed))
+            }
+            Ok(None) => {
+                // What the batcher counted was dropped from a full spool, or sealed before a crash.
+                self.batcher.handle_sealed(cut.dataset, u64::MAX, u64::MAX, None);
+                Ok(None)
+            }
+            Err(error) => {
+                self.batcher.handle_sealed(cut.dataset, 0, 0, None);
+                Err(error)
+            }
+        }
+    }
+}
