@@ -123,7 +123,7 @@ fn check_v4(answer: &Outgoing) {
             assert_eq!(theirs.return_codes, vec![v4::SubscribeReasonCode::Failure; *filters]);
         }
         (Outgoing::UnsubAck { packet_id, .. }, v4::Packet::UnsubAck(theirs)) => {
-            assert_eq!(packet_id.get(), theirs.pkid)
+            assert_eq!(packet_id.get(), theirs.pkid);
         }
         (Outgoing::PingResp, v4::Packet::PingResp) => {}
         (ours, theirs) => panic!("we wrote {ours:?}, rumqttc reads {theirs:?}"),

@@ -8,6 +8,8 @@
 //! Every case has a number, which seeds it: a failure names it, and `CODEC_CASE=number` runs that one alone.
 //! `CODEC_CASES=n` sets how many there are.
 
+#![expect(clippy::panic, clippy::unwrap_used, reason = "all of this is test code, also outside of #[test] functions")]
+
 mod answers;
 mod compare;
 mod generate;

@@ -29,10 +29,7 @@ fuzz_target!(|data: &[u8]| {
 fn take_frames(buffer: &mut BytesMut) -> Result<(), CodecError> {
     while let Some(frame) = codec::next_frame(buffer, LIMIT)? {
         assert!(frame.len() <= LIMIT as usize);
-        assert_eq!(
-            codec::inspect(&frame, LIMIT),
-            Ok(Frame::Whole { bytes: frame.len() })
-        );
+        assert_eq!(codec::inspect(&frame, LIMIT), Ok(Frame::Whole { bytes: frame.len() }));
         check_prefixes(&frame);
         codec::answer_version(&frame);
         if let Err(error) = codec::decode_connect(frame.clone()) {
