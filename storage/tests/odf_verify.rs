@@ -61,7 +61,7 @@ fn every_flipped_bit_of_every_file_is_reported_with_the_name_of_the_file() {
                 damaged[at] ^= 1 << (at / step % 8);
                 fs::write(dir.join(&file), &damaged).unwrap();
 
-                assert_names(&verify(&dir, Depth::Rows), &file);
+                assert_names(&verify(&dir, Depth::Files), &file);
                 let _ = Repository::open(&dir, DurableFs::new());
                 flips += 1;
             }

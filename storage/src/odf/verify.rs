@@ -141,7 +141,7 @@ impl Verifier<'_> {
         let hashes = match walk::hashes(self.dir, head, None) {
             Ok(hashes) => hashes,
             Err(error) => {
-                self.file_problem(&error, "");
+                self.broken_walk(&error, head);
                 return None;
             }
         };
@@ -200,6 +200,17 @@ impl Verifier<'_> {
                 }
             }
         }
+    }
+
+    /// A head whose block is not there may itself be what was damaged.
+    fn broken_walk(&mut self, error: &ChainFileError, head: Multihash) {
+        let is_missing = matches!(error, ChainFileError::Io { .. });
+        if is_missing && error.path() == walk::block_path(self.dir, &head) {
+            let file = self.relative(&walk::head_path(self.dir));
+            let what = format!("names the block {head}, which cannot be read");
+            self.report.problem(Problem { file, what });
+        }
+        self.file_problem(error, "");
     }
 
     fn file_problem(&mut self, error: &ChainFileError, consequence: &str) {
