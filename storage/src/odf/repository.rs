@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 
 use super::block::{BlockError, MetadataBlock};
 use super::chain::{ChainState, RuleViolation};
-use super::event::{AddData, DataSlice, DatasetKind, Event, Seed};
+use super::event::{DatasetKind, Event, Seed};
 use super::multihash::Multihash;
 pub use super::walk::ChainFileError;
 use super::{key, walk};
@@ -45,13 +45,8 @@ pub enum CreateError {
     )]
     HeadLost(PathBuf),
     /// The disk.
-    #[error("create a dataset: {}: {source}", .path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error("create a dataset: {0}")]
+    Io(#[source] io::Error),
     /// The first block.
     #[error(transparent)]
     Block(#[from] BlockError),
@@ -92,13 +87,8 @@ pub enum AppendError {
         found: String,
     },
     /// The disk.
-    #[error("append to a dataset: {}: {source}", .path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error("append to a dataset: {0}")]
+    Io(#[source] io::Error),
     /// An earlier append failed with `Io`.
     #[error("an earlier write to {} failed; open the dataset again", .0.display())]
     WriteFailed(PathBuf),
@@ -118,17 +108,11 @@ pub struct Sweep {
 impl Repository {
     /// Makes a dataset with a key of its own and a Seed block.
     pub fn create(dir: &Path, fs: DurableFs, system_time: DateTime<Utc>) -> Result<Self, CreateError> {
-        let at = |path: &Path| {
-            let path = path.to_owned();
-            move |source| CreateError::Io { path, source }
-        };
         check_unfinished(dir)?;
         for name in ["blocks", "data", "refs"] {
-            let dir = dir.join(name);
-            fs.create_dir_all(&dir).map_err(at(&dir))?;
+            fs.create_dir_all(&dir.join(name)).map_err(CreateError::Io)?;
         }
-        let key = key::path_for(dir);
-        let dataset_id = key::load_or_create(&key).map_err(at(&key))?;
+        let dataset_id = key::load_or_create(&key::path_for(dir), &fs).map_err(CreateError::Io)?;
         let seed = MetadataBlock {
             system_time,
             prev_block_hash: None,
@@ -139,10 +123,8 @@ impl Repository {
         let hash = Multihash::of(&bytes);
         let state = ChainState::start(hash, &seed)?;
 
-        let path = walk::block_path(dir, &hash);
-        fs.write_new(&path, &bytes).map_err(at(&path))?;
-        let path = walk::head_path(dir);
-        fs.replace(&path, hash.to_string().as_bytes()).map_err(at(&path))?;
+        fs.write_new(&walk::block_path(dir, &hash), &bytes).map_err(CreateError::Io)?;
+        fs.replace(&walk::head_path(dir), hash.to_string().as_bytes()).map_err(CreateError::Io)?;
         Ok(Self { dir: dir.to_owned(), fs, state, write_failed: false })
     }
 
@@ -156,7 +138,7 @@ impl Repository {
         };
         let hashes = walk::hashes(dir, head, None)?;
         let state = walk::replay(dir, &hashes, |_, _| {})?;
-        let state = state.expect("the walk has met the head at least");
+        let state = state.ok_or_else(|| OpenError::NoHead(dir.to_owned()))?;
         Ok(Self { dir: dir.to_owned(), fs, state, write_failed: false })
     }
 
@@ -229,9 +211,7 @@ impl Repository {
         for item in self.blocks(None)? {
             let (hash, block) = item?;
             keep.insert(walk::block_path(&self.dir, &hash));
-            if let Event::AddData(event) = block.event {
-                keep.extend(event.new_data.map(|slice| self.data_path(&slice.physical_hash)));
-            }
+            keep.extend(block.event.new_data().map(|slice| self.data_path(&slice.physical_hash)));
         }
         keep.insert(walk::head_path(&self.dir));
         let mut sweep = Sweep::default();
@@ -262,7 +242,7 @@ impl Repository {
 
     /// I4: a head must not name a slice that is not there.
     fn check_data(&self, event: &Event) -> Result<(), AppendError> {
-        let Some(slice) = slice_of(event) else {
+        let Some(slice) = event.new_data() else {
             return Ok(());
         };
         let path = self.data_path(&slice.physical_hash);
@@ -275,15 +255,10 @@ impl Repository {
     }
 
     fn write(&self, files: &[(PathBuf, Vec<u8>)], head: Multihash) -> Result<(), AppendError> {
-        let at = |path: &Path| {
-            let path = path.to_owned();
-            move |source| AppendError::Io { path, source }
-        };
         for (path, bytes) in files {
-            self.fs.write_new(path, bytes).map_err(at(path))?;
+            self.fs.write_new(path, bytes).map_err(AppendError::Io)?;
         }
-        let path = walk::head_path(&self.dir);
-        self.fs.replace(&path, head.to_string().as_bytes()).map_err(at(&path))
+        self.fs.replace(&walk::head_path(&self.dir), head.to_string().as_bytes()).map_err(AppendError::Io)
     }
 }
 
@@ -303,26 +278,15 @@ impl Iterator for Blocks {
     }
 }
 
-fn slice_of(event: &Event) -> Option<&DataSlice> {
-    match event {
-        Event::AddData(event) => {
-            let event: &AddData = event;
-            event.new_data.as_ref()
-        }
-        _ => None,
-    }
-}
-
 /// A directory that a creation may have left: at most Seed blocks, no data, no head.
 fn check_unfinished(dir: &Path) -> Result<(), CreateError> {
     if walk::head_path(dir).exists() {
         return Err(CreateError::Exists(dir.to_owned()));
     }
-    let at = |source| CreateError::Io { path: dir.to_owned(), source };
-    let data = list(&dir.join("data")).map_err(at)?;
-    let blocks = list(&dir.join("blocks")).map_err(at)?;
-    let is_left_over = |path: &PathBuf| is_temporary(path) || is_seed(path);
-    if data.iter().all(|path| is_temporary(path)) && blocks.iter().all(is_left_over) {
+    let data = list(&dir.join("data")).map_err(CreateError::Io)?;
+    let blocks = list(&dir.join("blocks")).map_err(CreateError::Io)?;
+    let is_left_over = |path: &PathBuf| DurableFs::is_temporary(path) || is_seed(path);
+    if data.iter().all(|path| DurableFs::is_temporary(path)) && blocks.iter().all(is_left_over) {
         return Ok(());
     }
     Err(CreateError::HeadLost(dir.to_owned()))
@@ -337,20 +301,21 @@ fn is_seed(path: &Path) -> bool {
 pub(super) fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other?,
+        Err(error) => return Err(with_path(dir, &error)),
+        Ok(entries) => entries,
     };
-    let paths = entries.map(|entry| Ok(entry?.path()));
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()).map_err(|error| with_path(dir, &error)));
     let mut paths = paths.collect::<io::Result<Vec<_>>>()?;
     paths.sort();
     Ok(paths)
 }
 
-fn is_ours(path: &Path) -> bool {
-    is_temporary(path) || name_of(path).parse::<Multihash>().is_ok()
+fn with_path(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-fn is_temporary(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "tmp")
+fn is_ours(path: &Path) -> bool {
+    DurableFs::is_temporary(path) || name_of(path).parse::<Multihash>().is_ok()
 }
 
 pub(super) fn name_of(path: &Path) -> &str {

@@ -251,7 +251,7 @@ impl DataType {
             23 => Self::Timestamp { unit: read_unit(&table, 0)?, timezone: table.string(1)? },
             24 => Self::String,
             tag => {
-                return Err(FlatbufferError::bad_value(field, format_args!("(tag {tag})")));
+                return Err(FlatbufferError::bad_value(field, &format_args!("(tag {tag})")));
             }
         })
     }
@@ -307,6 +307,6 @@ fn read_unit(table: &Table<'_>, slot: usize) -> Result<Option<TimeUnit>, Flatbuf
         Some(1) => Some(TimeUnit::Millisecond),
         Some(2) => Some(TimeUnit::Microsecond),
         Some(3) => Some(TimeUnit::Nanosecond),
-        Some(value) => return Err(FlatbufferError::bad_value("unit", value)),
+        Some(value) => return Err(FlatbufferError::bad_value("unit", &value)),
     })
 }

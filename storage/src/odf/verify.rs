@@ -9,7 +9,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::chain::ChainState;
-use super::event::{DataSlice, Event};
+use super::event::DataSlice;
 use super::multihash::{DatasetDid, Multihash};
 use super::repository::{list, name_of};
 use super::slice_check::{check_file, check_rows};
@@ -151,11 +151,9 @@ impl Verifier<'_> {
         let replayed = walk::replay(dir, &hashes, |block, state| {
             self.report.blocks += 1;
             self.report.dataset_id = Some(state.dataset_id);
-            if let Event::AddData(event) = &block.event {
-                if let Some(slice) = &event.new_data {
-                    referenced.insert(walk::data_path(dir, &slice.physical_hash));
-                    self.check_slice(slice, state);
-                }
+            if let Some(slice) = block.event.new_data() {
+                referenced.insert(walk::data_path(dir, &slice.physical_hash));
+                self.check_slice(slice, state);
             }
         });
         if let Err(error) = replayed {

@@ -3,13 +3,13 @@
 //! A block's name is the hash of its bytes and its bytes name the previous block, so a walk that meets neither a missing
 //! nor a damaged file has seen exactly the chain that was written. It ends because each step needs another file.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::block::{BLOCK_BYTES_MAX, BlockError, MetadataBlock};
 use super::chain::{ChainState, RuleViolation};
 use super::multihash::Multihash;
+use crate::durable_fs::read_bounded;
 
 /// Longest `refs/head` that is looked at, bytes; a hash has 69.
 const HEAD_BYTES_MAX: u64 = 256;
@@ -18,11 +18,11 @@ const HEAD_BYTES_MAX: u64 = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum ChainFileError {
     /// Missing, or the disk does not give it.
-    #[error("{}: {source}", .path.display())]
+    #[error("{source}")]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// What the system said, with the path in its text.
         source: io::Error,
     },
     /// `refs/head` is not a hash.
@@ -103,7 +103,7 @@ pub(crate) fn read_block(dir: &Path, hash: &Multihash) -> Result<MetadataBlock, 
 
 /// A block's bytes, if they have the hash they are named by.
 pub(crate) fn read_block_bytes(path: &Path, hash: &Multihash) -> Result<Vec<u8>, ChainFileError> {
-    let bytes = read_at_most(path, BLOCK_BYTES_MAX as u64 + 1)?;
+    let bytes = read_at_most(path, BLOCK_BYTES_MAX as u64)?;
     let found = Multihash::of(&bytes);
     if found != *hash {
         return Err(ChainFileError::Hash { path: path.to_owned(), found });
@@ -146,10 +146,5 @@ pub(crate) fn replay(
 }
 
 fn read_at_most(path: &Path, len_max: u64) -> Result<Vec<u8>, ChainFileError> {
-    let read = || {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(len_max).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    read().map_err(|source| ChainFileError::Io { path: path.to_owned(), source })
+    read_bounded(path, len_max).map_err(|source| ChainFileError::Io { path: path.to_owned(), source })
 }

@@ -1,4 +1,5 @@
 //! What the tests of `odf` share: fixtures.
+#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 #![allow(dead_code, reason = "each test links its own copy and uses a part of it")]
 #![allow(clippy::allow_attributes, reason = "an expectation would fail in the test that uses everything")]
 

@@ -58,7 +58,7 @@ pub enum FlatbufferError {
 
 impl FlatbufferError {
     /// A value that `field` cannot have.
-    pub(crate) fn bad_value(field: &'static str, value: impl ToString) -> Self {
+    pub(crate) fn bad_value(field: &'static str, value: &impl ToString) -> Self {
         Self::BadValue { field, value: value.to_string() }
     }
 }

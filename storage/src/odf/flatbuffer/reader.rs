@@ -35,8 +35,8 @@ impl<'a> Buffer<'a> {
     }
 
     fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], FlatbufferError> {
-        let bytes = self.slice(at, N, "a value")?;
-        Ok(bytes.try_into().expect("the slice has N bytes"))
+        let array = self.bytes.get(at..).and_then(|rest| rest.first_chunk::<N>());
+        array.copied().ok_or(FlatbufferError::OutOfBounds { what: "a value", at })
     }
 
     /// Where the reference at `at` points: always forward, so that following references ends.
