@@ -97,18 +97,27 @@ impl Batcher {
     }
 
     /// A cut is done: so many messages have left the spool, into a slice or the dead letters. `oldest_left_us` is when the
-    /// oldest that still waits was received. A cut that failed is reported with zeros, and is due again at once.
+    /// oldest that still waits was received; none: nothing waits, whatever the counts say (damage may have taken messages
+    /// that were told of).
     pub fn handle_sealed(&mut self, dataset: DatasetId, messages: u64, bytes: u64, oldest_left_us: Option<i64>) {
         let Some(waiting) = self.waiting.get_mut(&dataset) else {
             return;
         };
-        waiting.cut = false;
-        waiting.messages = waiting.messages.saturating_sub(messages);
-        waiting.bytes = waiting.bytes.saturating_sub(bytes);
-        waiting.to_drain = waiting.to_drain.saturating_sub(messages).min(waiting.messages);
-        waiting.oldest_us = oldest_left_us.or(waiting.oldest_us);
-        if waiting.messages == 0 {
+        if oldest_left_us.is_none() {
             self.waiting.remove(&dataset);
+            return;
+        }
+        waiting.cut = false;
+        waiting.messages = waiting.messages.saturating_sub(messages).max(1);
+        waiting.bytes = waiting.bytes.saturating_sub(bytes);
+        waiting.to_drain = waiting.to_drain.saturating_sub(messages);
+        waiting.oldest_us = oldest_left_us;
+    }
+
+    /// A cut could not be done. It is due again at once: the driver chooses when to ask.
+    pub fn handle_failed(&mut self, dataset: DatasetId) {
+        if let Some(waiting) = self.waiting.get_mut(&dataset) {
+            waiting.cut = false;
         }
     }
 

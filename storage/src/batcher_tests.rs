@@ -89,9 +89,23 @@ fn a_failed_cut_is_due_again() {
     batcher.handle_messages(A, 1, 1, 0);
     let first = batcher.poll_cut(0);
 
-    batcher.handle_sealed(A, 0, 0, None);
+    batcher.handle_failed(A);
 
+    assert!(first.is_some());
     assert_eq!(batcher.poll_cut(0), first);
+}
+
+#[test]
+fn counts_that_damage_made_wrong_do_not_outlive_the_messages() {
+    let mut batcher = Batcher::new(BatchLimits::default());
+    batcher.handle_messages(A, 10, 1_000, 0);
+    batcher.handle_drain();
+    batcher.poll_cut(0);
+
+    batcher.handle_sealed(A, 7, 700, None);
+
+    assert_eq!(batcher.poll_cut(0), None);
+    assert!(batcher.is_drained());
 }
 
 #[test]
@@ -107,7 +121,7 @@ fn a_filling_spool_cuts_the_largest_dataset_first_until_it_is_no_longer_filling(
     assert_eq!(batcher.poll_cut(0), Some(cut(B, CutReason::Pressure, 1)));
     batcher.handle_sealed(B, 1, 5_000, None);
     assert_eq!(batcher.poll_cut(0), Some(cut(A, CutReason::Pressure, 10)), "still filling");
-    batcher.handle_sealed(A, 0, 0, None);
+    batcher.handle_failed(A);
     batcher.handle_spool(20, 100);
     assert_eq!(batcher.poll_cut(0), None);
 }
