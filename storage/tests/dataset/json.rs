@@ -77,7 +77,7 @@ fn an_integer_is_never_cut_or_converted() {
 
 #[test]
 fn floats_keep_every_digit_they_can_and_are_finite() {
-    accepted("Float64", &[("1", "1.0"), ("21.123456789012345", "21.123456789012345"), ("-1e-3", "-0.001")]);
+    accepted("Float64", &[("1", "1.0"), ("5.0364397108843537", "5.036439710884354"), ("-1e-3", "-0.001")]);
     accepted("Float32", &[("21.5", "21.5"), ("16777217", "16777216.0")]);
     refused("Float32", &[("1e39", "1e39 is out of range for Float32")]);
     refused("Float64", &[("\"21.5\"", "expected Float64, found the text \"21.5\"")]);

@@ -151,7 +151,7 @@ fn columns_are_stored_as_odf_expects_them() {
             )
         })
         .collect();
-    let millis = "INT64 Some(Timestamp { is_adjusted_to_u_t_c: true, unit: MILLIS }) required";
+    let millis = "INT64 Some(Timestamp(TimestampType { is_adjusted_to_u_t_c: true, unit: MILLIS })) required";
     assert_eq!(
         columns,
         [
@@ -242,7 +242,7 @@ fn a_full_disk_is_known_as_such_at_every_write() {
     let rows = telemetry(20_000);
     let (bytes, _) = write(std::slice::from_ref(&rows));
 
-    for room in (0..bytes.len()).step_by(bytes.len() / 50) {
+    for room in (0..bytes.len()).step_by(bytes.len() / 10) {
         let seal = || {
             let mut writer = SliceWriter::new(rows.schema(), Disk { room })?;
             writer.write(&rows)?;
