@@ -100,17 +100,6 @@ impl<'txn> DeadLetterTable<'txn> {
         Ok(true)
     }
 
-    /// Removes those of `dataset` in `from..to`.
-    pub(super) fn remove_range(&mut self, dataset: DatasetId, from: Seq, to: Seq) -> Result<(), Abort> {
-        let range = (dataset.0, from.0)..(dataset.0, to.0.max(from.0));
-        let keys: Vec<_> =
-            self.letters.range(range)?.map(|row| row.map(|(key, _)| key.value())).collect::<Result<_, _>>()?;
-        for key in keys {
-            self.remove(key)?;
-        }
-        Ok(())
-    }
-
     /// Makes the next seq at least `floor`, since no chunk will say that the ones below were given.
     pub(super) fn raise_seq_floor(&mut self, floor: Seq) -> Result<(), Abort> {
         self.meta.insert(super::tables::META_SEQ_FLOOR, floor.0)?;

@@ -25,8 +25,8 @@ pub struct SealCommit {
     pub dataset: DatasetId,
     /// First position of the dataset that is not sealed.
     pub sealed: Seq,
-    /// Messages below `sealed` that are not rows. They replace the dataset's dead letters from the position at which it
-    /// was sealed before up to `sealed`, so that sealing again after a crash leaves the same.
+    /// Messages of the batch that are not rows. They are kept in the transaction that moves `sealed`, so a batch that is
+    /// sealed again after a crash leaves each of them once.
     pub dead_letters: Vec<DeadLetter>,
     /// Ledger keys of the new rows, ascending by position.
     pub ledger_keys: Vec<([u8; 16], Seq)>,
@@ -135,9 +135,8 @@ impl Spool {
             let mut counters = Counters::default();
             let sealed = move_sealed(txn, seal, self.log_end())?;
             let from = sealed.before;
-            if !seal.dead_letters.is_empty() || self.state().counters.dead_letters > 0 || from == Seq(0) {
+            if !seal.dead_letters.is_empty() {
                 let mut table = DeadLetterTable::open(txn)?;
-                table.remove_range(seal.dataset, from, seal.sealed)?;
                 for letter in &seal.dead_letters {
                     counters.dead_letters_dropped += table.insert(letter, config.dead_letter_bytes_max)?;
                     counters.dead_letters += 1;
