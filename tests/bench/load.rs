@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use forebay_tests::packets::{self, Connect, Publish, Reply, Version};
 use hdrhistogram::Histogram;
-use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 
 use crate::usage::{Usage, UsageMeter};
@@ -242,7 +242,9 @@ impl Connection {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut packet = Vec::new();
-        packets::connect(version, &Connect::clean(&format!("bench-{index}")), &mut packet);
+        let client_id = format!("bench-{index}");
+        let connect = Connect { keep_alive_secs: 600, ..Connect::clean(&client_id) };
+        packets::connect(version, &connect, &mut packet);
         stream.write_all(&packet)?;
         let mut inbox = Vec::new();
         let reply = loop {

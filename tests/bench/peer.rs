@@ -69,7 +69,7 @@ impl Peer {
             }
             Self::Rumqttd => start_listening(free_port()?, rumqttd),
             Self::Forebay(program) => {
-                let agent = Agent::start_program(program, AgentConfig::in_dir(dir))?;
+                let agent = Agent::start_program(program, &AgentConfig::in_dir(dir))?;
                 Ok(Running { addr: agent.mqtt_addr(), process: Process::Agent(Box::new(agent)) })
             }
         }

@@ -25,7 +25,8 @@ pub(crate) fn one_run(name: &str, load: &LoadArgs, report: &Report) -> String {
 pub(crate) fn comparison(load: &LoadArgs, all: &[Rounds]) -> String {
     let mosquitto = rate_of(all, |peer| matches!(peer, Peer::Mosquitto(_)));
     let rumqttd = rate_of(all, |peer| *peer == Peer::Rumqttd);
-    let mut out = format!("\n{}; medians of {} rounds\n\n", workload(load), all.first().map_or(0, |first| first.many.len()));
+    let mut out =
+        format!("\n{}; medians of {} rounds\n\n", workload(load), all.first().map_or(0, |first| first.many.len()));
     out.push_str(
         "| server            | PUBACK means         |   msg/s [min..max]       | × mosq | × rumq | p50 ms | p99 ms \
          | CPU s/M | load CPU | RSS MiB | B/B | w1 p50 ms | fdatasync | ratio |\n\
@@ -47,7 +48,8 @@ fn row(rounds: &Rounds, mosquitto: Option<f64>, rumqttd: Option<f64>, out: &mut 
     let rates = sorted(rounds.many.iter().map(|report| report.msgs_per_sec));
     let rate = median(rates.iter().copied());
     let many = |figure: fn(&Report) -> f64| median(rounds.many.iter().map(figure));
-    let usage = |figure: fn(&Usage) -> f64| median(rounds.many.iter().filter_map(|report| report.server.as_ref()).map(figure));
+    let usage =
+        |figure: fn(&Usage) -> f64| median(rounds.many.iter().filter_map(|report| report.server.as_ref()).map(figure));
     let single_ms = median(rounds.single.iter().map(|report| report.p50_ms));
     let fdatasync_ms = median(rounds.fdatasync_ms.iter().copied());
     let range = format!("[{:.0}..{:.0}]", rates.first().unwrap_or(&0.0), rates.last().unwrap_or(&0.0));

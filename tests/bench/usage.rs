@@ -58,6 +58,7 @@ fn status_field(pid: u32, file: &str, name: &str) -> Result<u64> {
     let path = format!("/proc/{pid}/{file}");
     let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     let line = text.lines().find_map(|line| line.strip_prefix(name));
-    let number = line.and_then(|line| line.split_whitespace().next()).with_context(|| format!("find {name} in {path}"))?;
+    let number =
+        line.and_then(|line| line.split_whitespace().next()).with_context(|| format!("find {name} in {path}"))?;
     number.parse().with_context(|| format!("read {name} of {path}"))
 }

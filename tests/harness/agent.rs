@@ -2,10 +2,13 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,6 +18,11 @@ use crate::log::LogGuard;
 
 /// How long the agent may take to listen; recovery of a large spool in a debug build on a busy machine included.
 const START_MAX: Duration = Duration::from_secs(60);
+
+/// How long sealing what waits may take.
+const DRAIN_MAX: Duration = Duration::from_secs(120);
+/// How often the status is asked while draining.
+const POLL_EVERY: Duration = Duration::from_millis(20);
 
 /// How an agent is started.
 #[derive(Clone, Debug)]
@@ -70,11 +78,12 @@ pub struct Agent {
     child: Child,
     log: LogGuard,
     mqtt_addr: SocketAddr,
+    data_dir: PathBuf,
 }
 
 impl Agent {
     /// Starts `program run` and waits until it says where it listens.
-    pub fn start_program(program: &Path, config: AgentConfig) -> Result<Self> {
+    pub fn start_program(program: &Path, config: &AgentConfig) -> Result<Self> {
         let file = config.write()?;
         let mut words = config.wrapper.iter().map(OsStr::new).chain([program.as_os_str()]);
         let mut command = Command::new(words.next().unwrap_or_default());
@@ -85,7 +94,7 @@ impl Agent {
         let log = LogGuard::start(stderr)?;
         let listening = log.wait_for("the line that says where it listens", START_MAX, listening_addr);
         match listening {
-            Ok(mqtt_addr) => Ok(Self { child, log, mqtt_addr }),
+            Ok(mqtt_addr) => Ok(Self { child, log, mqtt_addr, data_dir: config.data_dir() }),
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -99,7 +108,7 @@ impl Agent {
         self.mqtt_addr
     }
 
-    /// Process id of what was started: the agent, or its wrapper.
+    /// Process id of what was started.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -130,10 +139,45 @@ impl Agent {
         kill_process(pid, signal).context("signal the agent")
     }
 
+    /// What `forebay status` knows.
+    pub fn status(&self) -> Result<Value> {
+        let path = self.data_dir.join("forebay.sock");
+        let mut socket = UnixStream::connect(&path).with_context(|| format!("connect to {}", path.display()))?;
+        socket.set_read_timeout(Some(START_MAX))?;
+        socket.write_all(b"{\"command\":\"status\"}\n")?;
+        let mut answer = String::new();
+        BufReader::new(socket).read_line(&mut answer).context("read the status")?;
+        serde_json::from_str(&answer).with_context(|| format!("understand the status {answer}"))
+    }
+
+    /// Waits until every message is a row or a dead letter. The batch age must be short.
+    pub fn drain(&self) -> Result<()> {
+        let deadline = now() + DRAIN_MAX;
+        loop {
+            let status = self.status()?;
+            let waiting =
+                status.pointer("/spool/waiting").and_then(Value::as_u64).context("the status says what waits")?;
+            if waiting == 0 {
+                return Ok(());
+            }
+            ensure!(
+                now() < deadline,
+                "{waiting} messages wait after {DRAIN_MAX:?}; the agent's log:\n{}",
+                self.log.tail()
+            );
+            thread::sleep(POLL_EVERY);
+        }
+    }
+
     fn check_log(&mut self) -> Result<()> {
         self.log.join();
         let errors = self.log.errors();
-        ensure!(errors.is_empty(), "the agent logged errors:\n{}\nits last lines:\n{}", errors.join("\n"), self.log.tail());
+        ensure!(
+            errors.is_empty(),
+            "the agent logged errors:\n{}\nits last lines:\n{}",
+            errors.join("\n"),
+            self.log.tail()
+        );
         Ok(())
     }
 }
@@ -151,6 +195,11 @@ pub fn command(program: &Path, config: &AgentConfig, args: &[&str]) -> Result<Ou
     let mut command = Command::new(program);
     command.args(args).arg("--config").arg(file).env_remove("RUST_LOG").stdin(Stdio::null());
     command.output().with_context(|| format!("run {} {}", program.display(), args.join(" ")))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test gives up on an agent that hangs")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// The address in the line that the agent writes for each listener.

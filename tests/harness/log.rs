@@ -50,7 +50,9 @@ impl LogGuard {
         let mut seen = 0;
         loop {
             let unseen = state.lines.get(seen..).unwrap_or_default();
-            if let Some(found) = unseen.iter().filter_map(|line| serde_json::from_str(line).ok()).find_map(|line| find(&line)) {
+            if let Some(found) =
+                unseen.iter().filter_map(|line| serde_json::from_str(line).ok()).find_map(|line| find(&line))
+            {
                 return Ok(found);
             }
             seen = state.lines.len();

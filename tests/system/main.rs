@@ -1,1 +1,38 @@
-fn main(){}
+//! Stories of the whole agent: a real process, real sockets, a real disk. A file a story.
+
+mod ack_after_fsync;
+mod isolation;
+mod kill9;
+mod restart;
+mod rumqttc_client;
+mod sigterm;
+mod unrouted;
+
+use std::path::Path;
+
+use forebay_tests::agent::{self, Agent, AgentConfig};
+use forebay_tests::dataset::Rows;
+
+/// The agent, built with these tests.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_forebay-under-test");
+
+/// Everything to the dataset `messages`, sealed soon, so that a story need not wait for it.
+fn sealing_soon(dir: &Path) -> AgentConfig {
+    AgentConfig::in_dir(dir).with("[batch]\nage = \"100ms\"")
+}
+
+fn start(config: &AgentConfig) -> Agent {
+    Agent::start_program(Path::new(PROGRAM), config).expect("the agent starts")
+}
+
+/// Seals all that is stored, ends the agent, verifies what it left, and reads its dataset.
+fn finish(agent: Agent, config: &AgentConfig, dataset: &str) -> Rows {
+    agent.drain().expect("everything is sealed");
+    let status = agent.stop().expect("the agent stops");
+    assert_eq!(status.code(), Some(0), "SIGTERM ends the agent with success");
+    let verify = agent::command(Path::new(PROGRAM), config, &["verify"]).expect("verify runs");
+    let report = String::from_utf8_lossy(&verify.stdout);
+    assert!(verify.status.success(), "{report}{}", String::from_utf8_lossy(&verify.stderr));
+    assert!(report.contains("verify: ok"), "{report}");
+    Rows::read(&config.data_dir(), dataset).expect("the dataset can be read")
+}

@@ -1,0 +1,127 @@
+//! I1 as the kernel sees it: no PUBACK is written before the `fdatasync` that covers its message has returned.
+//!
+//! The agent runs under `strace`. Each message carries a random mark that does not compress, so that the system call that
+//! writes it to the spool can be found. For each PUBACK there must be, in the order of the trace: the message's `pwrite`
+//! returned, then a sync began and returned, and only then did the write to the socket begin.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use forebay_tests::device::Device;
+use forebay_tests::packets::{Connect, Publish, Version};
+
+use crate::{finish, sealing_soon, start};
+
+const DEVICES: u16 = 4;
+const MESSAGES: u16 = 25;
+const CALLS: &str = "trace=pwrite64,pwritev,write,writev,sendto,sendmsg,fdatasync,fsync,sync_file_range,msync";
+
+#[test]
+fn no_puback_is_written_before_the_fdatasync_of_its_message_returned() {
+    if !strace_is_installed() {
+        println!("SKIPPED: strace is not installed; CI installs it.");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("trace");
+    let config = sealing_soon(dir.path())
+        // -D: the agent stays our child, and strace ends with it.
+        .under(&["strace", "-D", "-f", "-qq", "-s", "8192", "-e", CALLS, "-o", &trace.display().to_string()]);
+    let agent = start(&config);
+    let addr = agent.mqtt_addr();
+
+    let publishing = (0..DEVICES).map(|device| {
+        thread::spawn(move || {
+            let mut random = fastrand::Rng::with_seed(u64::from(device));
+            let mut connection = Device::connect(addr, Version::V4, &Connect::clean(&format!("d{device}"))).unwrap();
+            let mut sent = Vec::new();
+            for number in 0..MESSAGES {
+                let mark: String = std::iter::repeat_with(|| random.alphanumeric()).take(40).collect();
+                // A Packet Identifier that no other message has, so that its PUBACK is known by its bytes.
+                let packet_id = (device + 1) * 256 + number + 1;
+                connection.publish_and_wait(&Publish::new("a/b", mark.as_bytes(), 1, packet_id)).unwrap();
+                sent.push((packet_id, mark));
+            }
+            sent
+        })
+    });
+    let publishing: Vec<_> = publishing.collect();
+    let sent: Vec<(u16, String)> = publishing.into_iter().flat_map(|device| device.join().unwrap()).collect();
+    let rows = finish(agent, &config.under(&[]), "messages");
+
+    assert_eq!(rows.len(), sent.len());
+    let calls = parse(&fs::read_to_string(&trace).unwrap());
+    for (packet_id, mark) in &sent {
+        let stored = calls.iter().filter(|call| call.name.starts_with("pwrite") && call.text.contains(mark.as_str()));
+        let stored = stored.map(|call| call.returned).min().unwrap_or_else(|| panic!("{mark} was not written"));
+        let synced = calls.iter().filter(|call| call.name == "fdatasync" || call.name == "fsync");
+        let synced =
+            synced.filter(|call| call.began > stored && call.text.ends_with("= 0")).map(|call| call.returned).min();
+        let synced = synced.unwrap_or_else(|| panic!("{mark} was not synced"));
+        let acknowledged = calls.iter().filter(|call| call.text.contains(&puback_text(*packet_id)));
+        let acknowledged = acknowledged.map(|call| call.began).min().unwrap_or_else(|| panic!("no PUBACK {packet_id}"));
+        assert!(
+            acknowledged > synced,
+            "PUBACK {packet_id} began at line {acknowledged} of the trace, its fdatasync returned at line {synced}"
+        );
+    }
+    println!("strace: {} PUBACK, each after the fdatasync of its message", sent.len());
+}
+
+fn strace_is_installed() -> bool {
+    Command::new("strace").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|it| it.success())
+}
+
+/// One system call; `began` and `returned` are line numbers of the trace.
+struct Call {
+    name: String,
+    text: String,
+    began: usize,
+    returned: usize,
+}
+
+/// Joins `PID call(... <unfinished ...>` with the `PID <... call resumed>...` that follows it.
+fn parse(trace: &str) -> Vec<Call> {
+    let mut calls: Vec<Call> = Vec::new();
+    let mut unfinished: Vec<(String, usize)> = Vec::new();
+    for (number, line) in trace.lines().enumerate() {
+        let Some((pid, text)) = line.split_once(' ') else { continue };
+        let text = text.trim();
+        if text.starts_with("<... ") {
+            let Some(position) = unfinished.iter().position(|(waiting, _)| waiting == pid) else { continue };
+            let call = &mut calls[unfinished.remove(position).1];
+            call.returned = number;
+            call.text.push_str(text);
+            continue;
+        }
+        if text.ends_with("<unfinished ...>") {
+            unfinished.push((pid.to_owned(), calls.len()));
+        }
+        let name = text.split('(').next().unwrap_or_default().to_owned();
+        let returned = if text.ends_with("<unfinished ...>") { usize::MAX } else { number };
+        calls.push(Call { name, text: text.to_owned(), began: number, returned });
+    }
+    calls
+}
+
+/// A 3.1.1 PUBACK as strace prints bytes: the shortest octal, or the character itself.
+fn puback_text(packet_id: u16) -> String {
+    let [high, low] = packet_id.to_be_bytes();
+    let printed = [b'@', 2, high, low].iter().enumerate().map(|(_, byte)| byte);
+    printed.fold(String::new(), |text, byte| text + &strace_byte(*byte))
+}
+
+fn strace_byte(byte: u8) -> String {
+    match byte {
+        b'\t' => "\\t".to_owned(),
+        b'\n' => "\\n".to_owned(),
+        0x0B => "\\v".to_owned(),
+        0x0C => "\\f".to_owned(),
+        b'\r' => "\\r".to_owned(),
+        b'"' => "\\\"".to_owned(),
+        b'\\' => "\\\\".to_owned(),
+        b' '..=b'~' => char::from(byte).to_string(),
+        _ => format!("\\{byte:o}"),
+    }
+}
