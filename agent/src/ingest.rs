@@ -16,7 +16,7 @@ use forebay_storage::message::{Flags, Message};
 use forebay_storage::position::DatasetId;
 use forebay_storage::spool::{self, Request};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::{self, Clock};
 use crate::config::OnRefused;
@@ -93,12 +93,31 @@ impl Counters {
 }
 
 impl Ingest {
-    /// Moves what the broker accepts to the spool until the broker has gone or the writer has.
-    pub async fn run(self, mut inbound: mpsc::Receiver<Inbound>, spool: mpsc::Sender<Request<Ticket>>) {
+    /// Moves what the broker accepts to the spool, until the broker has gone, the writer has, or `stop` comes and nothing
+    /// is left.
+    pub async fn run(
+        self,
+        mut inbound: mpsc::Receiver<Inbound>,
+        spool: mpsc::Sender<Request<Ticket>>,
+        mut stop: oneshot::Receiver<()>,
+    ) {
         let taken_max = TAKEN_MAX.min(spool.max_capacity());
         let mut taken = Vec::with_capacity(taken_max);
         let mut requests = Vec::with_capacity(taken_max);
-        while inbound.recv_many(&mut taken, taken_max).await > 0 {
+        let mut stopping = false;
+        loop {
+            let count = tokio::select! {
+                biased;
+                _ = &mut stop, if !stopping => {
+                    stopping = true;
+                    inbound.close();
+                    continue;
+                }
+                count = inbound.recv_many(&mut taken, taken_max) => count,
+            };
+            if count == 0 {
+                return;
+            }
             requests.extend(taken.drain(..).filter_map(|inbound| self.request(inbound)));
             if requests.is_empty() {
                 continue;
@@ -231,12 +250,13 @@ mod tests {
     async fn what_the_broker_accepts_reaches_the_spool_in_order() {
         let (to_ingest, inbound) = mpsc::channel(8);
         let (to_spool, mut spool) = mpsc::channel(2);
-        let loop_task = tokio::spawn(ingest(OnRefused::DeadLetter).run(inbound, to_spool));
+        let (stop, stopped) = oneshot::channel();
+        let loop_task = tokio::spawn(ingest(OnRefused::DeadLetter).run(inbound, to_spool, stopped));
 
         for topic in ["site/a/temp", "site/bb/temp", "site/ccc/temp", "other", "site/d/temp"] {
             to_ingest.send(Inbound::Publish(publish(topic, true).0)).await.unwrap();
         }
-        drop(to_ingest);
+        stop.send(()).unwrap();
 
         let mut topics = Vec::new();
         while let Some(Request::Append { message, .. }) = spool.recv().await {

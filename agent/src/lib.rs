@@ -1,5 +1,25 @@
-//! x
+//! Forebay, the agent: an acknowledgement means the message is on disk.
+//!
+//! Reading order: [`cli`] what people type, [`config`] what they write, [`supervisor`] what starts and stops, [`ingest`]
+//! where broker and storage meet, [`route`] topic to dataset, [`sealing`] and [`upstream`] what becomes of it, [`control`]
+//! with [`status`], [`tail`] and [`verify`] what can be asked, [`store`] the data directory, [`clock`], [`telemetry`].
+
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod control;
+pub mod ingest;
 pub mod route;
+pub mod sealing;
+pub mod status;
+pub mod store;
+pub mod supervisor;
+pub mod tail;
 pub mod telemetry;
+pub mod upstream;
+pub mod verify;
+
+/// Runs the command line of this process and answers its exit code.
+pub fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -13,24 +13,23 @@ use crate::config;
 /// What `init` takes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// File to write; an existing one is left alone. `-` prints it
-    #[arg(default_value = "forebay.toml")]
-    file: PathBuf,
+    /// File to write; an existing one is left alone [default: standard output]
+    file: Option<PathBuf>,
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    if args.file.as_os_str() == "-" {
+    let Some(path) = &args.file else {
         output::print(config::sample())?;
         return Ok(ExitCode::SUCCESS);
-    }
+    };
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
-        .open(&args.file)
-        .with_context(|| format!("create {}", args.file.display()))?;
+        .open(path)
+        .with_context(|| format!("create {}", path.display()))?;
     file.write_all(config::sample().as_bytes())
-        .with_context(|| format!("write {}", args.file.display()))?;
-    output::print(&format!("wrote {}\n", args.file.display()))?;
+        .with_context(|| format!("write {}", path.display()))?;
+    output::print(&format!("wrote {}\n", path.display()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,43 @@
+//! `forebay run`: the agent, until SIGTERM or SIGINT.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use crate::config::Loaded;
+use crate::supervisor::Agent;
+use crate::telemetry;
+
+/// Runs the command.
+pub fn run(loaded: Loaded) -> Result<ExitCode> {
+    telemetry::start(&loaded.config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("forebay-net")
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(until_signal(loaded))
+}
+
+async fn until_signal(loaded: Loaded) -> Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let file = loaded.file.map_or_else(|| "none".to_owned(), |file| file.display().to_string());
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        gateway = loaded.config.gateway,
+        data_dir = %loaded.config.data_dir.display(),
+        configuration = file,
+        "Starting."
+    );
+    let mut agent = Agent::start(loaded.config).await?;
+    tokio::select! {
+        _ = terminate.recv() => info!("SIGTERM."),
+        _ = interrupt.recv() => info!("SIGINT."),
+        error = agent.failed() => return Err(error),
+    }
+    agent.stop().await?;
+    Ok(ExitCode::SUCCESS)
+}

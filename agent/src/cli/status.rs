@@ -1,0 +1,212 @@
+//! `forebay status`: listeners, spool, datasets, upstreams.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::ask::{Source, ask};
+use super::output::{self, Cell, OutputFormat, Table, Tone, bytes, grouped, span, tinted};
+use super::verify::short_head;
+use crate::clock;
+use crate::config::Config;
+use crate::control::{ControlRequest, client};
+use crate::status::{self, Status};
+
+/// How often `--watch` looks.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Clears a terminal and goes to its first line.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+/// What `status` takes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Show it again every second, until interrupted
+    #[arg(short, long)]
+    watch: bool,
+    /// How it is written; with --watch, JSON is one line each time
+    #[arg(long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, config: &Config) -> Result<ExitCode> {
+    let mut status = match ask(config, &ControlRequest::Status)? {
+        Source::Agent(answers) => answers.one()?,
+        Source::Store(store) => status::of_store(config, &store)?,
+    };
+    loop {
+        let clear = args.watch && std::io::stdout().is_terminal();
+        let text = match args.output {
+            OutputFormat::Json => format!("{}\n", serde_json::to_string(&status)?),
+            OutputFormat::Text if clear => format!("{CLEAR}{}", render(&status, output::colour())),
+            OutputFormat::Text => render(&status, output::colour()),
+        };
+        output::print(&text)?;
+        if !args.watch {
+            return Ok(ExitCode::SUCCESS);
+        }
+        std::thread::sleep(WATCH_EVERY);
+        let Some(answers) = client::ask(config, &ControlRequest::Status)? else {
+            eprintln!("forebay: no agent runs any more");
+            return Ok(ExitCode::FAILURE);
+        };
+        status = answers.one()?;
+    }
+}
+
+fn render(status: &Status, colour: bool) -> String {
+    let mut out = String::new();
+    heading(status, colour, &mut out);
+    out.push('\n');
+    out += &datasets(status).render(colour);
+    for dataset in &status.datasets {
+        if !dataset.unknown_fields.is_empty() {
+            let fields: Vec<String> = dataset
+                .unknown_fields
+                .iter()
+                .map(|(name, count)| format!("{} {}", name.escape_debug(), grouped(*count)))
+                .collect();
+            let _ = writeln!(out, "unknown fields of {}: {}", dataset.name, fields.join(", "));
+        }
+    }
+    if status.dead_letters_without_dataset > 0 {
+        let count = grouped(status.dead_letters_without_dataset);
+        let _ = writeln!(out, "dead letters of topics that no dataset takes: {count}");
+    }
+    out.push('\n');
+    out += &upstreams(status, colour);
+    if !status.refused.is_empty() {
+        let refused: Vec<String> =
+            status.refused.iter().map(|(name, count)| format!("{name} {}", grouped(*count))).collect();
+        let _ = writeln!(out, "{}  {}", tinted("refused", Tone::Warning, colour), refused.join(", "));
+    }
+    if let Some(problem) = &status.sealing_error {
+        let _ = writeln!(out, "{} {problem}", tinted("sealing fails:", Tone::Bad, colour));
+    }
+    out
+}
+
+fn heading(status: &Status, colour: bool, out: &mut String) {
+    let (state, tone) = match (status.running, status.uptime_secs) {
+        (true, Some(secs)) => (format!("running for {}", span(secs)), Tone::Good),
+        _ => ("not running".to_owned(), Tone::Warning),
+    };
+    let state = tinted(&state, tone, colour);
+    let _ = writeln!(out, "forebay {}  gateway {}  {state}", status.version, status.gateway);
+    if status.clock_synchronised == Some(false) {
+        let _ = writeln!(out, "{}", tinted("the clock is not synchronised", Tone::Warning, colour));
+    }
+    if status.running {
+        let open = status.broker.get("connections_open").copied().unwrap_or(0);
+        let listeners = status.listeners.join(", ");
+        let _ = writeln!(out, "listener  {listeners}  {} connections", grouped(open));
+    }
+    let spool = &status.spool;
+    let mut line = format!(
+        "spool     {} of {}  {} waiting",
+        bytes(spool.bytes),
+        bytes(spool.max_bytes),
+        grouped(spool.waiting)
+    );
+    if let Some(secs) = spool.oldest_waiting_secs {
+        let _ = write!(line, ", oldest {}", span(secs));
+    }
+    if let Some(rate) = spool.stored_per_sec {
+        let _ = write!(line, "  {rate} messages/s");
+    }
+    if let Some(secs) = spool.full_in_secs {
+        let _ = write!(line, "  {}", tinted(&format!("full in {}", span(secs)), Tone::Warning, colour));
+    }
+    if spool.disk_full {
+        let _ = write!(line, "  {}", tinted("the disk is full", Tone::Bad, colour));
+    }
+    if spool.gaps > 0 {
+        let gaps = format!("{} gaps (see `forebay verify`)", spool.gaps);
+        let _ = write!(line, "  {}", tinted(&gaps, Tone::Bad, colour));
+    }
+    let _ = writeln!(out, "{line}");
+}
+
+fn datasets(status: &Status) -> Table {
+    let mut table =
+        Table::new(["dataset", "rows", "slices", "waiting", "oldest", "dead letters", "duplicates", "head"]);
+    for dataset in &status.datasets {
+        let dead = Cell::from(dataset.dead_letters);
+        table.row([
+            dataset.name.as_str().into(),
+            dataset.chain.rows.into(),
+            dataset.chain.slices.into(),
+            dataset.waiting.into(),
+            dataset.oldest_waiting_secs.map_or_else(|| "-".to_owned(), span).into(),
+            if dataset.dead_letters > 0 { dead.tone(Tone::Warning) } else { dead },
+            dataset.duplicates.into(),
+            short_head(Some(dataset.chain.head.as_str()).filter(|head| !head.is_empty())).into(),
+        ]);
+    }
+    table
+}
+
+fn upstreams(status: &Status, colour: bool) -> String {
+    if status.upstreams.is_empty() {
+        return if status.running { "upstream  none\n".to_owned() } else { String::new() };
+    }
+    let mut table = Table::new(["upstream", "state", "blocks", "bytes", "waits"]);
+    for upstream in &status.upstreams {
+        let state = match &upstream.last_error {
+            None if upstream.reachable => Cell::from("reachable").tone(Tone::Good),
+            None => Cell::from("not tried yet"),
+            Some(error) => Cell::from(error.as_str()).tone(Tone::Warning),
+        };
+        let waits = upstream.pending_since_ms.map(|since| {
+            let secs = clock::wall_ms().saturating_sub(since) / 1_000;
+            span(u64::try_from(secs).unwrap_or(0))
+        });
+        table.row([
+            upstream.url.as_str().into(),
+            state,
+            upstream.blocks.into(),
+            bytes(upstream.bytes).into(),
+            waits.unwrap_or_else(|| "-".to_owned()).into(),
+        ]);
+    }
+    table.render(colour)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::DatasetStatus;
+
+    #[test]
+    fn status_names_what_waits_what_is_dead_and_which_fields_are_unknown() {
+        let mut status = Status { running: true, uptime_secs: Some(61), ..Status::default() };
+        status.datasets.push(DatasetStatus {
+            name: "temperature".to_owned(),
+            waiting: 12,
+            oldest_waiting_secs: Some(7),
+            dead_letters: 3,
+            unknown_fields: [("hum".to_owned(), 1_200)].into(),
+            ..DatasetStatus::default()
+        });
+        status.refused.insert("no_dataset".to_owned(), 4);
+
+        let text = render(&status, false);
+
+        assert!(text.contains("running for 1m 1s"), "{text}");
+        assert!(text.contains("unknown fields of temperature: hum 1,200"), "{text}");
+        assert!(text.contains("refused  no_dataset 4"), "{text}");
+        assert!(!text.contains('\x1b'), "{text}");
+    }
+
+    #[test]
+    fn the_json_form_reads_back_the_same() {
+        let status = Status { gateway: "gw".to_owned(), ..Status::default() };
+
+        let json = serde_json::to_string(&status).unwrap();
+
+        assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
+    }
+}

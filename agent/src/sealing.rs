@@ -1,0 +1,194 @@
+//! Drives the sealer on its thread, and tells others what it did.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use forebay_storage::position::Seq;
+use forebay_storage::sealer::{DatasetSealer, SealError, Sealer};
+use serde::{Deserialize, Serialize};
+use tracing::{error, info};
+
+use crate::clock;
+use crate::upstream::deliver::{Bell, Progress};
+
+/// The longest sleep: an upstream that becomes reachable is noticed after this.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The shortest sleep: under load there is a commit every millisecond, and none of them needs a look of its own.
+const LOOK_APART: Duration = Duration::from_millis(50);
+/// The wait after a batch that could not be sealed. Its messages stay in the spool.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// What others may know of, and ask of, the sealer's thread.
+#[derive(Debug, Default)]
+pub struct Sealing {
+    datasets: Mutex<BTreeMap<String, Chain>>,
+    /// How often everything was asked to be sealed, and how often it was done.
+    asked: AtomicU64,
+    done: Mutex<u64>,
+    did: Condvar,
+    last_error: Mutex<Option<String>>,
+}
+
+/// A dataset's chain as the sealer left it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chain {
+    /// Rows, over all slices.
+    pub rows: u64,
+    /// Slices.
+    pub slices: u64,
+    /// Bytes of the slices.
+    pub bytes: u64,
+    /// Hash of the newest block.
+    pub head: String,
+    /// First `seq` not sealed.
+    pub sealed: u64,
+}
+
+impl Sealing {
+    /// What the repositories hold at the start.
+    pub fn new(sealer: &Sealer) -> Self {
+        let sealing = Self::default();
+        sealing.note(sealer);
+        sealing
+    }
+
+    /// The chains by dataset name.
+    pub fn chains(&self) -> BTreeMap<String, Chain> {
+        lock(&self.datasets).clone()
+    }
+
+    /// Why the last batch could not be sealed, while that is so.
+    pub fn last_error(&self) -> Option<String> {
+        lock(&self.last_error).clone()
+    }
+
+    /// Has everything sealed that is in the spool now, and waits for it.
+    pub fn seal_all(&self, limit: Duration) -> Result<()> {
+        let ticket = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let done = lock(&self.done);
+        let (done, _) = self
+            .did
+            .wait_timeout_while(done, limit, |done| *done < ticket)
+            .unwrap_or_else(PoisonError::into_inner);
+        if *done < ticket {
+            bail!("sealing did not finish within {} s", limit.as_secs());
+        }
+        match self.last_error() {
+            Some(problem) => bail!("seal: {problem}"),
+            None => Ok(()),
+        }
+    }
+
+    fn note(&self, sealer: &Sealer) {
+        let chains = sealer.datasets().map(|dataset| (dataset.spec().name.clone(), chain(dataset)));
+        *lock(&self.datasets) = chains.collect();
+    }
+
+    fn note_done(&self, asked: u64) {
+        *lock(&self.done) = asked;
+        self.did.notify_all();
+    }
+
+    fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::SeqCst) > *lock(&self.done)
+    }
+}
+
+fn chain(dataset: &DatasetSealer) -> Chain {
+    let state = dataset.repository().state();
+    Chain {
+        rows: state.next_offset.0,
+        slices: state.slices,
+        bytes: state.data_bytes,
+        head: state.head.to_string(),
+        sealed: dataset.sealed().0,
+    }
+}
+
+/// Seals what is due until `stop`.
+pub fn run(mut sealer: Sealer, sealing: &Sealing, progress: &[Arc<Progress>], bell: &Bell, stop: &AtomicBool) {
+    let mut seen = sealer.spool().log_end();
+    while !stop.load(Ordering::Relaxed) {
+        // Without an upstream the local repository is the end, and that is always reachable.
+        let reachable = progress.is_empty() || progress.iter().any(|upstream| upstream.is_reachable());
+        sealer.handle_upstream(reachable);
+        let asked = sealing.asked.load(Ordering::SeqCst);
+        let outcome = if sealing.is_asked() { seal_all(&mut sealer) } else { seal_due(&mut sealer) };
+        let failed = outcome.is_err();
+        match outcome {
+            Ok(true) => {
+                sealing.note(&sealer);
+                bell.ring();
+                *lock(&sealing.last_error) = None;
+            }
+            Ok(false) => *lock(&sealing.last_error) = None,
+            Err(problem) => {
+                error!(%problem, "A batch could not be sealed; its messages stay in the spool.");
+                *lock(&sealing.last_error) = Some(problem.to_string());
+            }
+        }
+        sealing.note_done(asked);
+        seen = rest(&sealer, seen, failed, stop);
+    }
+}
+
+/// Sleeps until there is something to do. Answers the log end.
+fn rest(
+    sealer: &Sealer,
+    seen: Seq,
+    failed: bool,
+    stop: &AtomicBool,
+) -> Seq {
+    std::thread::sleep(LOOK_APART);
+    if failed {
+        let until = clock::now() + RETRY_AFTER;
+        while clock::now() < until && !stop.load(Ordering::Relaxed) {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        return seen;
+    }
+    let due_in = sealer.poll_timeout().map_or(LOOK_EVERY, |due_us| {
+        let micros = due_us.saturating_sub(clock::micros(clock::wall())).max(0);
+        Duration::from_micros(micros.unsigned_abs())
+    });
+    sealer.spool().wait_past(seen, due_in.min(LOOK_EVERY))
+}
+
+fn seal_due(sealer: &mut Sealer) -> Result<bool, SealError> {
+    let mut any = false;
+    while let Some((sealed, reason)) = sealer.seal_due(clock::micros(clock::wall()))? {
+        info!(
+            dataset = sealed.dataset,
+            rows = sealed.rows,
+            dead_letters = sealed.dead_letters,
+            duplicates = sealed.duplicates,
+            bytes = sealed.bytes,
+            ?reason,
+            "Sealed."
+        );
+        any = true;
+    }
+    Ok(any)
+}
+
+fn seal_all(sealer: &mut Sealer) -> Result<bool, SealError> {
+    let all = sealer.seal_all()?;
+    for sealed in &all {
+        info!(
+            dataset = sealed.dataset,
+            rows = sealed.rows,
+            dead_letters = sealed.dead_letters,
+            duplicates = sealed.duplicates,
+            bytes = sealed.bytes,
+            "Sealed on request."
+        );
+    }
+    Ok(!all.is_empty())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,335 @@
+//! Starts the agent, watches it, drains it. Nothing else in the agent starts a task or a thread.
+//!
+//! ```text
+//! start   data directory and its lock ▶ spool ▶ datasets ▶ writer ▶ ingest ▶ sealer ▶ upstreams ▶ control ▶ listeners
+//! stop    listeners and connections (answers what was submitted) ▶ ingest ▶ writer ▶ sealer ▶ upstreams ▶ control
+//! ```
+//!
+//! Devices are let in last and sent away first, so that whatever they were promised is kept by parts that still run. A
+//! writer that fails is fatal: nothing can be acknowledged without it, and the process ends with an error for the service
+//! manager to start it again.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use forebay_broker::inbound::Ticket;
+use forebay_broker::listener::Listener;
+use forebay_broker::{Broker, StoredSession};
+use forebay_storage::position::DatasetId;
+use forebay_storage::sealer::{BatchLimits, SealError, Sealer};
+use forebay_storage::spool::{Request, Spool, Writer};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use crate::clock::{self, Clock};
+use crate::config::{Config, ConfigError, Origin};
+use crate::control;
+use crate::ingest::{Counters, Ingest};
+use crate::route::Router;
+use crate::sealing::{self, Sealing};
+use crate::status::{Rates, Shared};
+use crate::store::{Store, datasets_dir};
+use crate::upstream::deliver::{Bell, Delivery, Progress};
+
+/// How often rates are sampled.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// Samples between two looks at the clock's state.
+const CLOCK_EVERY: u32 = 10;
+/// How long the stop waits for a part that has been told to end.
+const STOP_MAX: Duration = Duration::from_secs(30);
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    shared: Arc<Shared>,
+    broker: Broker,
+    listeners: Vec<Listener>,
+    ingest: JoinHandle<()>,
+    stop_ingest: oneshot::Sender<()>,
+    background: Vec<JoinHandle<()>>,
+    writer: Part,
+    sealer: Part,
+    upstreams: Vec<Part>,
+    bell: Arc<Bell>,
+    stop: Arc<AtomicBool>,
+    failed: mpsc::Receiver<anyhow::Error>,
+    /// Keeps the data directory locked until everything above has ended.
+    store: Store,
+}
+
+/// A thread that says when it has ended.
+#[derive(Debug)]
+struct Part {
+    name: String,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Agent {
+    /// Starts every part. When this returns, devices can connect.
+    pub async fn start(config: Config) -> Result<Self> {
+        let opening = config.clone();
+        let (store, sealer) = tokio::task::spawn_blocking(move || open(&opening)).await??;
+        let ids = dataset_ids(&config, &store.spool)?;
+        let clock = Arc::new(Clock::new());
+        let counters = Arc::new(Counters::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let bell = Arc::new(Bell::default());
+        let (failing, failed) = mpsc::channel(4);
+
+        let (requests, queue) = mpsc::channel(config.limits.unstored_messages_max);
+        let writer = start_writer(&store.spool, &counters, queue, &failing)?;
+        let (broker, inbound) = Broker::new(config.limits.clone(), stored_sessions(&store.spool)?);
+        let ingest = Ingest {
+            router: Router::new(&config.datasets),
+            datasets: ids.clone(),
+            on_refused: config.on_refused,
+            clock: Arc::clone(&clock),
+            counters: Arc::clone(&counters),
+        };
+        let (stop_ingest, stopped) = oneshot::channel();
+        let ingest = tokio::spawn(ingest.run(inbound, requests, stopped));
+        let progress: Vec<Arc<Progress>> =
+            config.upstreams.iter().map(|upstream| Arc::new(Progress::new(upstream))).collect();
+        let sealing = Arc::new(Sealing::new(&sealer));
+        let sealer = start_sealer(sealer, &sealing, &progress, &bell, &stop)?;
+        let upstreams = start_upstreams(&config, &store, &ids, &progress, &bell)?;
+        let shared = Arc::new(Shared {
+            config,
+            spool: store.spool.clone(),
+            broker: broker.clone(),
+            counters,
+            clock,
+            sealing,
+            progress,
+            rates: Rates::default(),
+            started: clock::now(),
+            bound: std::sync::OnceLock::new(),
+        });
+        let mut background = vec![tokio::spawn(sample(Arc::clone(&shared)))];
+        background.push(tokio::spawn(control::serve(control::bind(&shared.config)?, Arc::clone(&shared))));
+        let mut agent = Self {
+            shared,
+            broker,
+            listeners: Vec::new(),
+            ingest,
+            stop_ingest,
+            background,
+            writer,
+            sealer,
+            upstreams,
+            bell,
+            stop,
+            failed,
+            store,
+        };
+        agent.listen().await?;
+        Ok(agent)
+    }
+
+    async fn listen(&mut self) -> Result<()> {
+        for config in &self.shared.config.listeners {
+            let listener = self.broker.listen(config.clone()).await;
+            let listener = listener.with_context(|| format!("listen on {}", config.bind))?;
+            info!(address = %listener.local_addr(), "Listening for MQTT 3.1.1 and 5.0.");
+            self.listeners.push(listener);
+        }
+        let _ = self.shared.bound.set(self.addresses());
+        Ok(())
+    }
+
+    /// Where devices connect to, in the order of the configuration.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().map(Listener::local_addr).collect()
+    }
+
+    /// What the agent knows of itself.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Waits until a part fails that the agent cannot go on without.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        match self.failed.recv().await {
+            Some(error) => error,
+            None => anyhow!("every part of the agent has ended"),
+        }
+    }
+
+    /// Cuts every batch that waits, whatever its age, and answers when all of them are in their datasets.
+    pub async fn seal_all(&self) -> Result<()> {
+        let sealing = Arc::clone(&self.shared.sealing);
+        tokio::task::spawn_blocking(move || sealing.seal_all(STOP_MAX)).await?
+    }
+
+    /// Stops accepting, answers what was submitted, and ends every part in turn.
+    pub async fn stop(self) -> Result<()> {
+        info!("Stopping: no new connections, answering what was received.");
+        self.broker.shutdown().await;
+        drop(self.listeners);
+        let _ = self.stop_ingest.send(());
+        within(STOP_MAX, "ingest", async { Ok(self.ingest.await?) }).await?;
+        self.writer.ended().await?;
+        self.stop.store(true, Ordering::Relaxed);
+        self.sealer.ended().await?;
+        self.bell.stop();
+        for upstream in self.upstreams {
+            upstream.ended().await?;
+        }
+        self.background.iter().for_each(JoinHandle::abort);
+        let _ = std::fs::remove_file(self.shared.config.control_socket());
+        let position = self.store.spool.log_end();
+        info!(log_end = position.0, "Stopped.");
+        Ok(())
+    }
+}
+
+/// Everything that reads the disk before the first device is let in.
+fn open(config: &Config) -> Result<(Store, Sealer)> {
+    let store = Store::open(config)?;
+    let report = &store.report;
+    if let Some(aside) = &report.put_aside {
+        warn!(path = %aside.display(), "A damaged spool was put aside; what could be read of it goes on.");
+    }
+    for gap in &report.damaged {
+        warn!(?gap, "Messages of the spool cannot be read.");
+    }
+    info!(messages = report.messages, log_end = store.spool.log_end().0, "Spool opened.");
+    let root = datasets_dir(&config.data_dir);
+    let specs: Vec<_> = config.datasets.iter().map(|dataset| Arc::new(dataset.spec.clone())).collect();
+    let limits = BatchLimits {
+        rows: config.batch.rows,
+        bytes: config.batch.bytes,
+        age_us: i64::try_from(config.batch.age.as_micros()).unwrap_or(i64::MAX),
+    };
+    let now_us = clock::micros(clock::wall());
+    let sealer =
+        Sealer::open(store.spool.clone(), &root, &config.gateway, &specs, limits, &store.fs, now_us);
+    let sealer = sealer.map_err(|error| match error {
+        // The file asks for something that the dataset on disk does not allow: a restart cures nothing.
+        SealError::Incompatible(incompatible) => anyhow::Error::from(ConfigError {
+            origin: Origin::Default,
+            key: "dataset".to_owned(),
+            problem: incompatible.to_string(),
+        }),
+        error => anyhow::Error::from(error).context("open the datasets"),
+    })?;
+    Ok((store, sealer))
+}
+
+fn dataset_ids(config: &Config, spool: &Spool) -> Result<Vec<DatasetId>> {
+    config
+        .datasets
+        .iter()
+        .map(|dataset| spool.dataset_id(&dataset.spec.name).context("read the datasets of the spool"))
+        .collect()
+}
+
+fn stored_sessions(spool: &Spool) -> Result<Vec<StoredSession>> {
+    let sessions = spool.sessions().context("read the sessions of the spool")?;
+    Ok(sessions
+        .into_iter()
+        .map(|session| StoredSession {
+            client_id: session.client_id,
+            expiry_secs: session.expiry_secs,
+            packet_ids: session.packet_ids.into_iter().filter_map(std::num::NonZeroU16::new).collect(),
+        })
+        .collect())
+}
+
+fn start_writer(
+    spool: &Spool,
+    counters: &Arc<Counters>,
+    queue: mpsc::Receiver<Request<Ticket>>,
+    failing: &mpsc::Sender<anyhow::Error>,
+) -> Result<Part> {
+    let (spool, counters, failing) = (spool.clone(), Arc::clone(counters), failing.clone());
+    start_thread("spool-writer".to_owned(), move || {
+        let mut writer = Writer::new(spool, |ticket, outcome| counters.resolve(ticket, outcome));
+        if let Err(problem) = writer.run(queue) {
+            error!(%problem, "The spool cannot be written: nothing is acknowledged any more.");
+            let _ = failing.try_send(anyhow::Error::from(problem).context("write the spool"));
+        }
+    })
+}
+
+fn start_sealer(
+    sealer: Sealer,
+    sealing: &Arc<Sealing>,
+    progress: &[Arc<Progress>],
+    bell: &Arc<Bell>,
+    stop: &Arc<AtomicBool>,
+) -> Result<Part> {
+    let (sealing, progress) = (Arc::clone(sealing), progress.to_vec());
+    let (bell, stop) = (Arc::clone(bell), Arc::clone(stop));
+    start_thread("sealer".to_owned(), move || sealing::run(sealer, &sealing, &progress, &bell, &stop))
+}
+
+fn start_upstreams(
+    config: &Config,
+    store: &Store,
+    ids: &[DatasetId],
+    progress: &[Arc<Progress>],
+    bell: &Arc<Bell>,
+) -> Result<Vec<Part>> {
+    let names = config.datasets.iter().map(|dataset| dataset.spec.name.clone());
+    let datasets: Vec<_> = names.zip(ids.iter().copied()).collect();
+    let mut parts = Vec::new();
+    for (number, (upstream, progress)) in config.upstreams.iter().zip(progress).enumerate() {
+        let delivery = Delivery {
+            upstream: upstream.clone(),
+            datasets: datasets.clone(),
+            datasets_dir: datasets_dir(&config.data_dir),
+            spool: store.spool.clone(),
+            fs: store.fs.clone(),
+            progress: Arc::clone(progress),
+            bell: Arc::clone(bell),
+        };
+        parts.push(start_thread(format!("upstream-{number}"), move || delivery.run())?);
+    }
+    Ok(parts)
+}
+
+fn start_thread(name: String, work: impl FnOnce() + Send + 'static) -> Result<Part> {
+    let (ending, ended) = oneshot::channel();
+    thread::Builder::new()
+        .name(name.clone())
+        .spawn(move || {
+            work();
+            let _ = ending.send(());
+        })
+        .with_context(|| format!("start the thread {name}"))?;
+    Ok(Part { name, ended })
+}
+
+impl Part {
+    async fn ended(self) -> Result<()> {
+        let name = self.name;
+        // A sender that is dropped unsent stands for a panic, which was printed.
+        within(STOP_MAX, &name, async { self.ended.await.map_err(|_| anyhow!("panicked")) }).await
+    }
+}
+
+async fn within(limit: Duration, what: &str, work: impl Future<Output = Result<()>>) -> Result<()> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(result) => result.with_context(|| format!("stop {what}")),
+        Err(_) => Err(anyhow!("{what} did not stop within {} s", limit.as_secs())),
+    }
+}
+
+async fn sample(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(SAMPLE_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    for count in 0u32.. {
+        ticks.tick().await;
+        shared.sample(clock::now());
+        if count.is_multiple_of(CLOCK_EVERY) {
+            shared.clock.refresh();
+        }
+    }
+}

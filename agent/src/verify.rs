@@ -1,0 +1,99 @@
+//! Verifies what is on disk: every checksum of the spool, every hash and every rule of the datasets' chains.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use forebay_storage::odf::{self, Depth};
+use forebay_storage::spool::Spool;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::store::datasets_dir;
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyReport {
+    /// Nothing is wrong.
+    pub ok: bool,
+    /// Chunks of the spool that were read.
+    pub spool_chunks: u64,
+    /// Messages in them.
+    pub spool_messages: u64,
+    /// Chunks whose checksum does not hold.
+    pub spool_problems: Vec<String>,
+    /// Recorded gaps: acknowledged messages that were dropped by choice, or damaged on disk.
+    pub spool_gaps: Vec<String>,
+    /// The datasets.
+    pub datasets: Vec<DatasetReport>,
+}
+
+/// What was found in one dataset.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetReport {
+    /// Its name.
+    pub name: String,
+    /// Nothing is wrong.
+    pub ok: bool,
+    /// Hash of the newest block.
+    pub head: Option<String>,
+    /// Blocks.
+    pub blocks: u64,
+    /// Slices.
+    pub slices: u64,
+    /// Rows, read one by one.
+    pub rows: u64,
+    /// What is wrong, with the file.
+    pub problems: Vec<String>,
+    /// What is allowed and may still surprise.
+    pub notes: Vec<String>,
+}
+
+/// Verifies the spool, and one dataset or all.
+pub fn run(config: &Config, spool: &Spool, only: Option<&str>) -> Result<VerifyReport> {
+    let names: Vec<&str> = config.datasets.iter().map(|dataset| dataset.spec.name.as_str()).collect();
+    if let Some(only) = only
+        && !names.contains(&only)
+    {
+        bail!("there is no dataset {only}; there are: {}", names.join(", "));
+    }
+    let root = datasets_dir(&config.data_dir);
+    let datasets: Vec<DatasetReport> = names
+        .into_iter()
+        .filter(|name| only.is_none_or(|only| only == *name))
+        .map(|name| dataset(name, &root.join(name)))
+        .collect();
+    let checked = spool.verify().context("verify the spool")?;
+    let spool_problems: Vec<String> =
+        checked.damaged.iter().map(|(seq, problem)| format!("chunk at {seq}: {problem}")).collect();
+    let gaps = spool.gaps().context("read the gaps of the spool")?;
+    let spool_gaps = gaps
+        .iter()
+        .map(|gap| {
+            let messages = gap.messages;
+            format!("{:?}: at most {messages} messages in seq {} to {}", gap.reason, gap.first, gap.end)
+        })
+        .collect();
+    Ok(VerifyReport {
+        ok: spool_problems.is_empty() && datasets.iter().all(|dataset| dataset.ok),
+        spool_chunks: checked.chunks,
+        spool_messages: checked.messages,
+        spool_problems,
+        spool_gaps,
+        datasets,
+    })
+}
+
+/// Verifies one dataset's directory, wherever it is.
+pub fn dataset(name: &str, dir: &Path) -> DatasetReport {
+    let report = odf::verify(dir, Depth::Rows);
+    DatasetReport {
+        name: name.to_owned(),
+        ok: report.is_ok(),
+        head: report.head.as_ref().map(ToString::to_string),
+        blocks: report.blocks,
+        slices: report.slices,
+        rows: report.rows,
+        problems: report.problems.iter().map(ToString::to_string).collect(),
+        notes: report.notes.iter().map(ToString::to_string).collect(),
+    }
+}
