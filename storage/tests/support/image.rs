@@ -121,6 +121,20 @@ impl Replay {
         Self { synced: database, ..Self::default() }
     }
 
+    /// A disk as a cut left it, with the files of `from` now below `to`.
+    pub fn after(image: &CrashImage, from: &Path, to: &Path) -> Self {
+        let moved = |path: &PathBuf| to.join(path.strip_prefix(from).unwrap());
+        let names: BTreeMap<_, _> = image.files.keys().enumerate().map(|(inode, path)| (moved(path), inode)).collect();
+        Self {
+            synced: image.database.clone(),
+            inodes: image.files.values().map(|bytes| (bytes.clone(), Vec::new())).collect(),
+            names_now: names.clone(),
+            names,
+            dirs: image.dirs.iter().map(moved).collect(),
+            ..Self::default()
+        }
+    }
+
     pub fn apply<N>(&mut self, event: &Event<N>) {
         match event {
             Event::Write(offset, bytes) => self.pending.push(DbOp::Write(*offset, bytes.clone())),
