@@ -43,6 +43,10 @@ struct Run {
     known: BTreeSet<PacketId>,
     /// Those that are on disk, or were.
     stored: BTreeSet<PacketId>,
+    /// Those whose PUBREC of success the client has.
+    received: BTreeSet<PacketId>,
+    /// Those whose PUBREL waits for its PUBCOMP.
+    releasing: BTreeSet<PacketId>,
 }
 
 impl Run {
@@ -61,6 +65,8 @@ impl Run {
             unacknowledged: VecDeque::new(),
             known: BTreeSet::new(),
             stored: BTreeSet::new(),
+            received: BTreeSet::new(),
+            releasing: BTreeSet::new(),
         }
     }
 
@@ -82,6 +88,9 @@ impl Run {
             return;
         }
         let id = packet_id(argument);
+        if !self.is_conformant(step % 16, id) {
+            return;
+        }
         let packet = match (self.session.expects_connect(), step % 16) {
             (true, _) => Incoming::Connect(Box::new(connect(argument))),
             (false, 0) => Incoming::Publish(publish(QoS::AtMostOnce, argument)),
@@ -96,6 +105,18 @@ impl Run {
             }
         };
         self.session.handle_packet(packet, self.now);
+    }
+
+    /// Whether a client may send this: PUBREL follows PUBREC, until PUBCOMP the Packet Identifier is taken, and 5.0 sends
+    /// nothing again on the same connection [MQTT-4.4.0-1]. For a client that breaks this, an answer cannot be told
+    /// apart from the answer to the message before.
+    fn is_conformant(&self, step: u8, id: PacketId) -> bool {
+        let sends_again = self.session.version() == ProtocolVersion::V5 && self.known.contains(&id);
+        match step {
+            3 | 4 => !self.releasing.contains(&id) && !sends_again,
+            5 => !self.known.contains(&id) || self.received.contains(&id),
+            _ => true,
+        }
     }
 
     /// Resolves the claim that `argument` picks.
@@ -122,7 +143,6 @@ impl Run {
                     entry.2 = Some(outcome);
                 }
                 (QoS::ExactlyOnce, Some(id)) if outcome == Outcome::Stored => drop(self.stored.insert(id)),
-                (QoS::ExactlyOnce, Some(id)) => drop(self.known.remove(&id)),
                 _ => {}
             }
         }
@@ -143,8 +163,10 @@ impl Run {
             packet_ids: (1..=u16::from(argument >> 1 & 0b11)).filter_map(NonZeroU16::new).collect(),
             will: None,
         });
-        let ids = state.iter().flat_map(|state| state.packet_ids.iter().copied());
-        self.stored.extend(ids);
+        for &id in state.iter().flat_map(|state| &state.packet_ids) {
+            self.stored.insert(id);
+            self.received.insert(id);
+        }
         self.session.handle_claimed(state, self.now);
     }
 
@@ -184,6 +206,13 @@ impl Run {
             }
             Outgoing::PubRec { packet_id, reason: Reason::Success } => {
                 assert!(self.stored.contains(packet_id), "PUBREC before it is stored");
+                self.received.insert(*packet_id);
+            }
+            Outgoing::PubRec { packet_id, .. } => {
+                self.known.remove(packet_id);
+            }
+            Outgoing::PubComp { packet_id, .. } => {
+                self.releasing.remove(packet_id);
             }
             _ => {}
         }
@@ -196,12 +225,14 @@ impl Run {
                 (QoS::ExactlyOnce, Some(id), Some(_)) => {
                     assert!(self.known.insert(id), "a QoS 2 message submitted twice");
                     self.stored.remove(&id);
+                    self.received.remove(&id);
                 }
                 _ => assert!(publication.will || publication.qos == QoS::AtMostOnce),
             }
         }
         if let Submission::Release(id) = &submission {
             self.known.remove(id);
+            self.releasing.insert(*id);
         }
         if let Some(number) = number {
             assert!(self.open.insert(number, submission).is_none(), "a number twice");
