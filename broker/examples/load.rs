@@ -17,13 +17,16 @@ const PAYLOAD_BYTES: usize = 200;
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> std::io::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let number = |index: usize, default: usize| arguments.get(index).and_then(|text| text.parse().ok()).unwrap_or(default);
+    let number =
+        |index: usize, default: usize| arguments.get(index).and_then(|text| text.parse().ok()).unwrap_or(default);
     let limits = Limits { connections_max: 20_000, ..Limits::default() };
     let (broker, mut inbound) = Broker::new(limits, Vec::new());
     std::thread::spawn(move || {
         while let Some(first) = inbound.blocking_recv() {
             let mut batch = vec![first];
-            while batch.len() < 4_096 && let Ok(next) = inbound.try_recv() {
+            while batch.len() < 4_096
+                && let Ok(next) = inbound.try_recv()
+            {
                 batch.push(next);
             }
             for inbound in batch {

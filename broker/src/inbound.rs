@@ -91,11 +91,7 @@ pub struct Ticket {
 impl Ticket {
     /// A claim numbered by its connection. At most Receive Maximum claims of a connection are open, which bounds
     /// `outcomes`; `budget` is the share of the broker's memory budget that is given back when the claim ends.
-    pub fn new(
-        number: u64,
-        outcomes: UnboundedSender<(u64, Outcome)>,
-        budget: Option<OwnedSemaphorePermit>,
-    ) -> Self {
+    pub fn new(number: u64, outcomes: UnboundedSender<(u64, Outcome)>, budget: Option<OwnedSemaphorePermit>) -> Self {
         Self { number, outcomes: Some(outcomes), _budget: budget }
     }
 

@@ -38,7 +38,10 @@ pub struct Registry<C> {
 #[derive(Debug)]
 enum Client<C> {
     /// Connected, or about to be; the last in line is the newest.
-    Held { holder: Holder<C>, line: VecDeque<C> },
+    Held {
+        holder: Holder<C>,
+        line: VecDeque<C>,
+    },
     AtRest(Rest),
 }
 
@@ -81,13 +84,7 @@ impl<C: Clone> Registry<C> {
     /// An empty one. At most `sessions_max` sessions are kept while their clients are away; beyond, the one that is away
     /// longest is ended.
     pub fn new(sessions_max: usize) -> Self {
-        Self {
-            clients: HashMap::new(),
-            due: BTreeSet::new(),
-            away: BTreeSet::new(),
-            sessions_max,
-            sessions_dropped: 0,
-        }
+        Self { clients: HashMap::new(), due: BTreeSet::new(), away: BTreeSet::new(), sessions_max, sessions_dropped: 0 }
     }
 
     /// Takes in a session that storage remembers from before a restart, as if its client left at `now`.
@@ -256,13 +253,8 @@ mod tests {
     }
 
     fn with_will(expiry_secs: u32, due: Instant) -> SessionState {
-        let will = Will {
-            topic: "w".into(),
-            payload: "gone".into(),
-            qos: QoS::AtLeastOnce,
-            retain: false,
-            delay_secs: 5,
-        };
+        let will =
+            Will { topic: "w".into(), payload: "gone".into(), qos: QoS::AtLeastOnce, retain: false, delay_secs: 5 };
         let delayed = DelayedWill { will, user_name: None, due };
         SessionState { will: Some(Box::new(delayed)), ..state(expiry_secs) }
     }

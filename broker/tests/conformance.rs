@@ -513,15 +513,15 @@ async fn mqtt_4_13_1_1_malformed_packets_close_only_their_connection() {
     let (broker, _storage) = start(Limits { packet_bytes_max: 1_024, ..Limits::default() });
     let mut neighbour = Device::connected_4(&broker, "n").await;
     let cases: [(&[u8], u8); 9] = [
-        (b"\x36\x05\0\x01t\0\x01", 0x81),                // QoS 3
-        (b"\x30\x02\0\x09", 0x81),                       // topic runs past the packet
-        (b"\x30\x06\0\x03a/#\0", 0x90),                  // wildcard
-        (b"\x32\x06\0\x01t\0\0\0", 0x82),                // Packet Identifier 0
-        (b"\xC1\0", 0x81),                               // reserved flags
-        (b"\x00\0", 0x81),                               // reserved packet type
-        (b"\x20\x02\0\0", 0x82),                         // CONNACK: the wrong direction
-        (b"\x30\xFF\xFF\xFF\xFF", 0x81),                 // length of five bytes
-        (b"\x30\xFF\xFF\x7F", 0x95),                     // larger than allowed, known from four bytes
+        (b"\x36\x05\0\x01t\0\x01", 0x81), // QoS 3
+        (b"\x30\x02\0\x09", 0x81),        // topic runs past the packet
+        (b"\x30\x06\0\x03a/#\0", 0x90),   // wildcard
+        (b"\x32\x06\0\x01t\0\0\0", 0x82), // Packet Identifier 0
+        (b"\xC1\0", 0x81),                // reserved flags
+        (b"\x00\0", 0x81),                // reserved packet type
+        (b"\x20\x02\0\0", 0x82),          // CONNACK: the wrong direction
+        (b"\x30\xFF\xFF\xFF\xFF", 0x81),  // length of five bytes
+        (b"\x30\xFF\xFF\x7F", 0x95),      // larger than allowed, known from four bytes
     ];
     for (bytes, reason) in cases {
         let mut device = Device::connected_5(&broker, "five").await;

@@ -22,8 +22,7 @@ impl Session {
         }
         self.user_name = connect.user_name.take();
         self.expiry_secs = self.granted_expiry_secs(&connect);
-        let connecting =
-            Connecting { connect, assigned, session_present: false, failed: false, must_close: false };
+        let connecting = Connecting { connect, assigned, session_present: false, failed: false, is_new: false };
         self.connecting = Some(Box::new(connecting));
         self.claim = Claim::Waiting;
         self.phase = Phase::Claiming;
@@ -78,7 +77,7 @@ impl Session {
         let Some(connecting) = &mut self.connecting else { return };
         let is_resumed = existed && !ended && !connecting.connect.clean_start;
         connecting.session_present = is_resumed;
-        connecting.must_close = existed && !is_resumed;
+        connecting.is_new = !is_resumed;
         self.phase = Phase::Opening;
         if existed && !is_resumed {
             self.close_former_session();
@@ -113,7 +112,6 @@ impl Session {
     pub(super) fn settle_close(&mut self, is_stored: bool, now: Instant) {
         let Some(connecting) = &mut self.connecting else { return };
         if is_stored {
-            connecting.must_close = false;
             self.durable_expiry_secs = None;
             self.deliveries.clear();
         } else {

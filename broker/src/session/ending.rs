@@ -139,7 +139,7 @@ impl Session {
         }
         let expiry_secs = match &self.connecting {
             None => self.expiry_secs,
-            Some(connecting) if connecting.must_close => 0,
+            Some(connecting) if connecting.is_new => 0,
             Some(_) => self.durable_expiry_secs.unwrap_or(0), // never got its CONNACK: as it was
         };
         let is_known_to_storage = self.durable_expiry_secs.is_some() || !self.deliveries.is_empty();

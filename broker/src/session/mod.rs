@@ -163,8 +163,9 @@ struct Connecting {
     session_present: bool,
     /// An OpenSession or CloseSession failed.
     failed: bool,
-    /// Storage must forget the session that was there, and has not.
-    must_close: bool,
+    /// No session is resumed. One that never got its CONNACK ends: its client does not know that it began, and would
+    /// take it for the one before.
+    is_new: bool,
 }
 
 impl Session {

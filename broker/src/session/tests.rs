@@ -258,6 +258,17 @@ fn when_the_session_cannot_be_stored_connect_is_refused() {
 }
 
 #[test]
+fn a_new_session_whose_connack_was_never_sent_ends() {
+    let mut line = Timeline::new();
+    line.feed(connect(V5, false, 60));
+    line.claimed(None);
+    line.close();
+    line.outcome(0, Stored);
+    let state = line.into_state().expect("storage knows it");
+    assert_eq!(state, SessionState { expiry_secs: 0, packet_ids: Vec::new(), will: None });
+}
+
+#[test]
 fn when_a_session_is_resumed_with_the_same_expiry_nothing_is_written() {
     let mut line = Timeline::new();
     line.feed(connect(V5, false, 60));
