@@ -131,6 +131,8 @@ pub(crate) struct Connection<S> {
     outcomes_sender: mpsc::UnboundedSender<(u64, Outcome)>,
     outcomes: mpsc::UnboundedReceiver<(u64, Outcome)>,
     blocked: Option<Blocked>,
+    /// Submissions behind it: few, for nothing is read meanwhile.
+    waiting: Vec<(Option<u64>, Submission)>,
     closing: Closing,
     /// When the client must have taken some of `output`.
     write_deadline: Option<Instant>,
@@ -164,6 +166,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             outcomes_sender,
             outcomes,
             blocked: None,
+            waiting: Vec::new(),
             closing: Closing::No,
             write_deadline: None,
             received_at: SystemTime::UNIX_EPOCH,
@@ -195,7 +198,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.advance();
             let wrote = self.poll_write(cx).is_ready();
             let read = self.poll_read(cx).is_ready();
-            if self.socket.is_none() && self.session.is_drained() {
+            if self.socket.is_none() && self.blocked.is_none() && self.session.is_drained() {
                 return Poll::Ready(());
             }
             if !wrote && !read && !self.can_advance() && self.poll_timer(cx, timer.as_mut()).is_pending() {
@@ -233,20 +236,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn poll_blocked(&mut self, cx: &mut Context<'_>) {
-        if let Some(blocked) = &mut self.blocked
+        while let Some(blocked) = &mut self.blocked
             && blocked.as_mut().poll(cx).is_ready()
         {
             self.blocked = None;
             self.session.handle_alive(now()); // the silence was ours
+            while self.blocked.is_none() && !self.waiting.is_empty() {
+                let (number, submission) = self.waiting.remove(0);
+                self.submit(number, submission);
+            }
         }
     }
 
     /// Acts on what the session wants and feeds it the packets that are here.
     fn advance(&mut self) {
         loop {
-            while self.blocked.is_none()
-                && let Some(action) = self.session.poll_action()
-            {
+            while let Some(action) = self.session.poll_action() {
                 self.act(action);
             }
             if !self.may_feed() {
@@ -308,6 +313,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         match action {
             Action::Claim(client_id) => self.claim(&client_id),
             Action::Send(packet) => self.send(&packet),
+            Action::Submit(number, submission) if self.blocked.is_some() => self.waiting.push((number, submission)),
             Action::Submit(number, submission) => self.submit(number, submission),
             Action::Close(reason) => self.close(reason),
         }
@@ -480,7 +486,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Closing::Lingering(until) => Some(until),
             Closing::No | Closing::Flushing => None,
         };
-        let deadlines = [self.session.poll_timeout(), self.write_deadline, lingers_until];
+        // While a submission waits we do not read, so the silence of a client that is connected is ours.
+        let is_deaf = self.blocked.is_some() && self.session.is_connected();
+        let session_timeout = self.session.poll_timeout().filter(|_| !is_deaf);
+        let deadlines = [session_timeout, self.write_deadline, lingers_until];
         let Some(deadline) = deadlines.into_iter().flatten().min() else { return Poll::Pending };
         // A deadline that moved away costs nothing until the timer fires at the old one.
         if timer.is_elapsed() || timer.deadline().into_std() > deadline {
@@ -495,7 +504,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.session.handle_closed(CloseReason::WriteTimeout, now);
             self.lose_socket();
         }
-        self.session.handle_timeout(now);
+        if !is_deaf {
+            self.session.handle_timeout(now);
+        }
         Poll::Ready(())
     }
 

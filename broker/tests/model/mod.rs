@@ -80,11 +80,17 @@ struct Submitted {
     submission: Submission,
 }
 
+struct Answered {
+    by: Option<(usize, u64)>,
+    device: usize,
+    outcome: Outcome,
+}
+
 /// Storage: submissions take effect in order, outcomes arrive in any.
 #[derive(Default)]
 struct Storage {
     queue: VecDeque<Submitted>,
-    outcomes: Vec<(Option<(usize, u64)>, usize, Outcome)>,
+    outcomes: Vec<Answered>,
     expiry_secs: BTreeMap<usize, u32>,
     packet_ids: BTreeSet<(usize, PacketId)>,
     /// How often each message is stored.
@@ -366,7 +372,7 @@ impl World {
 
     fn grant(&mut self, next: Option<(usize, Option<SessionState>)>) -> Option<usize> {
         let (next, state) = next?;
-        self.sessions.get_mut(&next).expect("it waits").handle_claimed(state, self.now);
+        self.sessions.get_mut(&next)?.handle_claimed(state, self.now);
         Some(next)
     }
 
@@ -385,7 +391,7 @@ impl World {
             Outcome::Refused(_) => self.seen.note("refused"),
             Outcome::Unavailable => self.seen.note("unavailable"),
         }
-        self.storage.outcomes.push((by, device, outcome));
+        self.storage.outcomes.push(Answered { by, device, outcome });
     }
 
     fn apply(&mut self, device: usize, submission: Submission) {
@@ -423,7 +429,7 @@ impl World {
             return;
         }
         let index = self.rng.usize(..self.storage.outcomes.len());
-        let (by, device, outcome) = self.storage.outcomes.swap_remove(index);
+        let Answered { by, device, outcome } = self.storage.outcomes.swap_remove(index);
         let Some((connection, claim)) = by else {
             self.seen.note("closed by caretaker");
             let ended = SessionState { expiry_secs: 0, packet_ids: Vec::new(), will: None };
