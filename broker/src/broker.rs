@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     registry: Mutex<Registry<Arc<Handle>>>,
     /// Something may be due earlier than the caretaker knows.
     due_changed: Notify,
+    sessions_warning: Throttle,
+    pub(crate) connections_warning: Throttle,
     live: Mutex<BTreeMap<u64, Arc<Handle>>>,
     next_connection: AtomicU64,
 }
@@ -82,6 +84,8 @@ impl Broker {
             refusals: Arc::new(Semaphore::new(listener::REFUSALS_MAX)),
             registry: Mutex::new(registry),
             due_changed: Notify::new(),
+            sessions_warning: Throttle::default(),
+            connections_warning: Throttle::default(),
             live: Mutex::new(BTreeMap::new()),
             next_connection: AtomicU64::new(0),
             limits: Arc::new(limits),
@@ -165,7 +169,15 @@ impl Shared {
     /// Gives a Client Identifier back, and on to the next in line.
     pub(crate) fn release(&self, client_id: &Arc<str>, state: Option<SessionState>, now: Instant) {
         let may_be_due = state.is_some();
-        let next = self.registry().release(client_id, state, now);
+        let (next, dropped) = {
+            let mut registry = self.registry();
+            let dropped_before = registry.sessions_dropped();
+            let next = registry.release(client_id, state, now);
+            (next, registry.sessions_dropped() - dropped_before)
+        };
+        if dropped > 0 && self.sessions_warning.allows(now) {
+            warn!(sessions_max = self.limits.sessions_max, "Too many sessions: the one away longest was dropped.");
+        }
         match next {
             Some((next, state)) => next.grant(state),
             None if may_be_due => self.due_changed.notify_one(),
@@ -208,6 +220,25 @@ impl Shared {
         for handle in lock(&self.live).values() {
             tell(handle);
         }
+    }
+}
+
+/// Lets one log line through now and then.
+#[derive(Debug, Default)]
+pub(crate) struct Throttle {
+    last: Mutex<Option<Instant>>,
+}
+
+impl Throttle {
+    const PAUSE: Duration = Duration::from_secs(10);
+
+    pub(crate) fn allows(&self, now: Instant) -> bool {
+        let mut last = lock(&self.last);
+        let is_quiet = last.is_none_or(|last| now.saturating_duration_since(last) >= Self::PAUSE);
+        if is_quiet {
+            *last = Some(now);
+        }
+        is_quiet
     }
 }
 

@@ -295,11 +295,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             return;
         }
+        trace!(first_byte = frame.first(), bytes = frame.len(), "Received."); // never what is in it
         match codec::decode(frame, self.session.version()) {
-            Ok(packet) => {
-                trace!(?packet, "Received.");
-                self.session.handle_packet(packet, now);
-            }
+            Ok(packet) => self.session.handle_packet(packet, now),
             Err(error) => self.refuse(&error),
         }
     }

@@ -22,4 +22,5 @@ pub mod stats;
 pub mod topic;
 
 pub use broker::{Broker, StoredSession};
+pub use connection::Peer;
 pub use listener::Listener;

@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, info, warn};
 
-use crate::broker::{Shared, serve};
+use crate::broker::{Shared, now, serve};
 use crate::config::ListenerConfig;
 use crate::stats::Stats;
 
@@ -100,6 +100,9 @@ fn admit(shared: &Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
         let shared = shared.clone();
         tokio::spawn(serve(shared, socket, peer.into(), Some(permit)));
         return;
+    }
+    if shared.connections_warning.allows(now()) {
+        warn!(connections_max = shared.limits.connections_max, "Too many connections: refusing new ones.");
     }
     let Ok(refusal) = shared.refusals.clone().try_acquire_owned() else {
         shared.stats.connections_dropped.add(1);

@@ -10,14 +10,18 @@ mod model;
 
 use model::World;
 
-const WORLDS: u64 = 3_000;
 const STEPS: usize = 400;
+
+/// More of them by `FOREBAY_WORLDS=n`.
+fn worlds() -> u64 {
+    std::env::var("FOREBAY_WORLDS").ok().and_then(|worlds| worlds.parse().ok()).unwrap_or(3_000)
+}
 
 #[test]
 fn acknowledged_means_stored_and_qos_2_means_once() {
     let seeds = match std::env::var("FOREBAY_SEED") {
         Ok(seed) => vec![seed.parse().expect("a number")],
-        Err(_) => (0..WORLDS).collect(),
+        Err(_) => (0..worlds()).collect(),
     };
     let mut seen = model::Seen::default();
     for seed in seeds {

@@ -1,5 +1,6 @@
 //! How a connection ends: DISCONNECT, violations, takeover, shutdown; what becomes of the Will Message and the session.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::answers::Reply;
@@ -131,9 +132,9 @@ impl Session {
         }
     }
 
-    /// What the registry keeps for the next connection, once [`Session::is_drained`]. `None` when there is nothing to
-    /// keep; the outer `Option` of the pair says whether this session held its Client Identifier at all.
-    pub fn into_state(self) -> Option<(std::sync::Arc<str>, Option<SessionState>)> {
+    /// Once [`Session::is_drained`]: the Client Identifier to release at the registry, with what is to be kept for its
+    /// next connection. `None` when this session never held one.
+    pub fn into_state(self) -> Option<(Arc<str>, Option<SessionState>)> {
         if self.claim != Claim::Held {
             return None;
         }
