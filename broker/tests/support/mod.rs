@@ -43,10 +43,10 @@ impl Storage {
     }
 
     pub async fn next_publish(&mut self) -> InboundPublish {
-        match self.next().await {
-            Inbound::Publish(publish) => publish,
-            other => panic!("{other:?}"),
-        }
+        let inbound = self.next().await;
+        assert_eq!(kind_of(&inbound), "publish");
+        let Inbound::Publish(publish) = inbound else { unreachable!("asserted") };
+        publish
     }
 
     /// Answers the next submission, which must be of this kind: "publish", "release", "open" or "close".
@@ -125,7 +125,8 @@ impl Device {
     pub async fn expect(&mut self, bytes: &[u8]) {
         let mut got = vec![0; bytes.len()];
         let read = tokio::time::timeout(PATIENCE, self.socket.read_exact(&mut got)).await;
-        read.expect("an answer in time").unwrap_or_else(|_| panic!("closed instead of {bytes:02x?}"));
+        let read = read.expect("an answer in time");
+        assert!(read.is_ok(), "closed instead of {bytes:02x?}");
         assert_eq!(got, bytes, "\n got {got:02x?}\nwant {bytes:02x?}");
     }
 
