@@ -567,6 +567,6 @@ async fn mqtt_3_1_1_3_3_5_2_refused_publish_closes() {
 
 /// A broker whose storage remembers a session of this client, with Packet Identifier 7.
 fn start_with_session(client_id: &str, expiry_secs: u32) -> (forebay_broker::Broker, Storage) {
-    let packet_ids = vec![PacketId::new(7).unwrap()];
+    let packet_ids = vec![PacketId::new(7).expect("not zero")];
     restart(Limits::default(), vec![StoredSession { client_id: client_id.into(), expiry_secs, packet_ids }])
 }
