@@ -6,28 +6,33 @@
 //!
 //! A quiet connection holds no buffers: bytes are read into one scratch buffer per thread and copied out exactly.
 
+mod handle;
+mod submit;
+
 use std::cell::RefCell;
-use std::fmt;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use tracing::{Instrument, Span, debug, field, info, info_span, trace};
 
-use crate::broker::{Shared, inbound_of_submission, lock, now, wall_clock};
+pub(crate) use self::handle::Handle;
+pub use self::handle::Peer;
+use self::handle::Taken;
+use self::submit::Blocked;
+use crate::broker::{Shared, now, wall_clock};
 use crate::codec::{self, CodecError};
-use crate::inbound::{Inbound, Outcome, Ticket};
+use crate::inbound::Outcome;
 use crate::packet::{Incoming, Outgoing};
 use crate::reason::ConnectReason;
 use crate::registry::Claim;
-use crate::session::{Action, CloseReason, Session, SessionState, StopReason, Submission};
+use crate::session::{Action, CloseReason, Session, StopReason, Submission};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 32 * 1024;
@@ -42,81 +47,6 @@ const LINGER: Duration = Duration::from_secs(1);
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
 }
-
-/// How a connection is named in the log.
-#[derive(Clone, Debug)]
-pub enum Peer {
-    /// By its address.
-    Address(SocketAddr),
-    /// By a name.
-    Name(&'static str),
-}
-
-impl From<SocketAddr> for Peer {
-    fn from(address: SocketAddr) -> Self {
-        Self::Address(address)
-    }
-}
-
-impl From<&'static str> for Peer {
-    fn from(name: &'static str) -> Self {
-        Self::Name(name)
-    }
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => address.fmt(formatter),
-            Self::Name(name) => formatter.write_str(name),
-        }
-    }
-}
-
-/// How others reach a connection.
-#[derive(Debug, Default)]
-pub(crate) struct Handle {
-    orders: Mutex<Orders>,
-}
-
-#[derive(Debug, Default)]
-struct Orders {
-    stop: Option<StopReason>,
-    granted: Option<Option<SessionState>>,
-    abandon: bool,
-    waker: Option<Waker>,
-}
-
-impl Handle {
-    /// Ends the connection as the protocol wants it.
-    pub(crate) fn stop(&self, reason: StopReason) {
-        self.order(|orders| orders.stop = Some(reason));
-    }
-
-    /// The Client Identifier that it waits for is its own.
-    pub(crate) fn grant(&self, state: Option<SessionState>) {
-        self.order(|orders| orders.granted = Some(state));
-    }
-
-    /// Ends the connection without waiting for anything.
-    pub(crate) fn abandon(&self) {
-        self.order(|orders| orders.abandon = true);
-    }
-
-    fn order(&self, give: impl FnOnce(&mut Orders)) {
-        let waker = {
-            let mut orders = lock(&self.orders);
-            give(&mut orders);
-            orders.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
-
-/// A submission that waits for room.
-type Blocked = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The driver of one session.
 pub(crate) struct Connection<S> {
@@ -216,16 +146,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn poll_orders(&mut self, cx: &mut Context<'_>) -> Order {
-        let (stop, granted) = {
-            let mut orders = lock(&self.handle.orders);
-            if orders.abandon {
-                return Order::Abandon;
-            }
-            if orders.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
-                orders.waker = Some(cx.waker().clone());
-            }
-            (orders.stop.take(), orders.granted.take())
-        };
+        let Taken { abandon, granted, stop } = self.handle.take(cx);
+        if abandon {
+            return Order::Abandon;
+        }
         if let Some(state) = granted {
             self.session.handle_claimed(state, now());
         }
@@ -233,19 +157,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.session.handle_stop(reason, now());
         }
         Order::Continue
-    }
-
-    fn poll_blocked(&mut self, cx: &mut Context<'_>) {
-        while let Some(blocked) = &mut self.blocked
-            && blocked.as_mut().poll(cx).is_ready()
-        {
-            self.blocked = None;
-            self.session.handle_alive(now()); // the silence was ours
-            while self.blocked.is_none() && !self.waiting.is_empty() {
-                let (number, submission) = self.waiting.remove(0);
-                self.submit(number, submission);
-            }
-        }
     }
 
     /// Acts on what the session wants and feeds it the packets that are here.
@@ -336,47 +247,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             info!(version = ?self.session.version(), session_present = connack.session_present, "Connected.");
         }
         codec::encode(packet, self.session.version(), &mut self.output);
-    }
-
-    fn submit(&mut self, number: Option<u64>, submission: Submission) {
-        let (mut bytes, mut received_at) = (0, self.received_at);
-        if let Submission::Publish(publication) = &submission {
-            if publication.will {
-                received_at = wall_clock();
-            }
-            self.shared.stats.count_message(publication.qos, publication.will);
-            bytes = publication.topic.as_bytes().len() + publication.payload.len();
-        }
-        let request = Request {
-            client_id: self.session.client_id().clone(),
-            user_name: self.session.user_name().cloned(),
-            submission,
-            received_at,
-            number,
-            outcomes: self.outcomes_sender.clone(),
-        };
-        // A message larger than the whole budget takes all of it.
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.shared.limits.unstored_bytes_max);
-        let budget = &self.shared.budget;
-        let Ok(share) = budget.clone().try_acquire_many_owned(bytes) else {
-            let (budget, inbound) = (budget.clone(), self.shared.inbound.clone());
-            self.blocked = Some(Box::pin(async move {
-                let share = budget.acquire_many_owned(bytes).await.ok();
-                let _ = inbound.send(request.into_inbound(share)).await;
-            }));
-            return;
-        };
-        match self.shared.inbound.try_send(request.into_inbound(Some(share))) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(message)) => {
-                let inbound = self.shared.inbound.clone();
-                self.blocked = Some(Box::pin(async move {
-                    let _ = inbound.send(message).await;
-                }));
-            }
-            // Nobody stores any more: the ticket goes, and says so.
-            Err(mpsc::error::TrySendError::Closed(message)) => drop(message),
-        }
     }
 
     fn close(&mut self, reason: CloseReason) {
@@ -523,24 +393,4 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 enum Order {
     Continue,
     Abandon,
-}
-
-/// A submission with all that its [`Inbound`] needs but the share of the budget.
-struct Request {
-    client_id: Arc<str>,
-    user_name: Option<Arc<str>>,
-    submission: Submission,
-    received_at: SystemTime,
-    number: Option<u64>,
-    outcomes: mpsc::UnboundedSender<(u64, Outcome)>,
-}
-
-impl Request {
-    fn into_inbound(self, share: Option<OwnedSemaphorePermit>) -> Inbound {
-        let ticket = match self.number {
-            Some(number) => Ticket::new(number, self.outcomes, share),
-            None => Ticket::unattended(share),
-        };
-        inbound_of_submission(self.client_id, self.user_name, self.submission, self.received_at, ticket)
-    }
 }

@@ -1,0 +1,94 @@
+//! What a session submits, on its way to storage: the share of the memory budget, the ticket, and waiting for room.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Context;
+use std::time::SystemTime;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::Connection;
+use crate::broker::{inbound_of_submission, now, wall_clock};
+use crate::inbound::{Inbound, Outcome, Ticket};
+use crate::session::Submission;
+
+/// A submission that waits for room.
+pub(super) type Blocked = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub(super) fn submit(&mut self, number: Option<u64>, submission: Submission) {
+        let (mut bytes, mut received_at) = (0, self.received_at);
+        if let Submission::Publish(publication) = &submission {
+            if publication.will {
+                received_at = wall_clock();
+            }
+            self.shared.stats.count_message(publication.qos, publication.will);
+            bytes = publication.topic.as_bytes().len() + publication.payload.len();
+        }
+        let request = Request {
+            client_id: self.session.client_id().clone(),
+            user_name: self.session.user_name().cloned(),
+            submission,
+            received_at,
+            number,
+            outcomes: self.outcomes_sender.clone(),
+        };
+        // A message larger than the whole budget takes all of it.
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.shared.limits.unstored_bytes_max);
+        let budget = &self.shared.budget;
+        let Ok(share) = budget.clone().try_acquire_many_owned(bytes) else {
+            let (budget, inbound) = (budget.clone(), self.shared.inbound.clone());
+            self.blocked = Some(Box::pin(async move {
+                let share = budget.acquire_many_owned(bytes).await.ok();
+                let _ = inbound.send(request.into_inbound(share)).await;
+            }));
+            return;
+        };
+        match self.shared.inbound.try_send(request.into_inbound(Some(share))) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(message)) => {
+                let inbound = self.shared.inbound.clone();
+                self.blocked = Some(Box::pin(async move {
+                    let _ = inbound.send(message).await;
+                }));
+            }
+            // Nobody stores any more: the ticket goes, and says so.
+            Err(mpsc::error::TrySendError::Closed(message)) => drop(message),
+        }
+    }
+
+    /// Goes on when room came for the submission that waits.
+    pub(super) fn poll_blocked(&mut self, cx: &mut Context<'_>) {
+        while let Some(blocked) = &mut self.blocked
+            && blocked.as_mut().poll(cx).is_ready()
+        {
+            self.blocked = None;
+            self.session.handle_alive(now()); // the silence was ours
+            while self.blocked.is_none() && !self.waiting.is_empty() {
+                let (number, submission) = self.waiting.remove(0);
+                self.submit(number, submission);
+            }
+        }
+    }
+}
+
+/// A submission with all that its [`Inbound`] needs but the share of the budget.
+struct Request {
+    client_id: Arc<str>,
+    user_name: Option<Arc<str>>,
+    submission: Submission,
+    received_at: SystemTime,
+    number: Option<u64>,
+    outcomes: mpsc::UnboundedSender<(u64, Outcome)>,
+}
+
+impl Request {
+    fn into_inbound(self, share: Option<OwnedSemaphorePermit>) -> Inbound {
+        let ticket = match self.number {
+            Some(number) => Ticket::new(number, self.outcomes, share),
+            None => Ticket::unattended(share),
+        };
+        inbound_of_submission(self.client_id, self.user_name, self.submission, self.received_at, ticket)
+    }
+}
