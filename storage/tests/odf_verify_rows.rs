@@ -73,7 +73,7 @@ fn columns_that_are_not_those_of_the_chain_are_reported() {
 
 #[test]
 fn a_null_in_a_column_that_is_not_optional_is_reported() {
-    let mut dataset = Dataset::with_schema(schema("value", false));
+    let mut dataset = Dataset::with_schema(&schema("value", false));
 
     dataset.append(&rows(0, 5), |_| {});
 
@@ -106,13 +106,13 @@ struct Dataset {
 
 impl Dataset {
     fn new() -> Self {
-        Self::with_schema(schema("value", true))
+        Self::with_schema(&schema("value", true))
     }
 
-    fn with_schema(schema: SchemaRef) -> Self {
+    fn with_schema(schema: &Schema) -> Self {
         let temp = tempfile::tempdir().unwrap();
         let mut repository = Repository::create(&temp.path().join("d"), DurableFs::new(), time()).unwrap();
-        let schema = Some(DataSchema::from_arrow(&schema).unwrap());
+        let schema = Some(DataSchema::from_arrow(schema).unwrap());
         let event = Event::SetDataSchema(SetDataSchema { raw_arrow_schema: None, schema });
         repository.append(&[event], time()).unwrap();
         Self { _temp: temp, repository }

@@ -5,8 +5,8 @@
 //! at worst files that no block refers to, which [`Repository::sweep_orphans`] removes at the next start. A directory
 //! without `refs/head` is a creation that was cut short, and is made again with the same key.
 //!
-//! Opening reads each block twice (backwards for the order, forwards for the rules): 10,000 blocks of a few hundred
-//! bytes take a fraction of a second, and 33 bytes of memory each while it lasts.
+//! Opening costs two reads and two SHA3-256 of every block (backwards for the order, forwards for the rules) and 33 bytes
+//! of memory a block while it lasts; a dataset that is sealed once a minute has half a million blocks a year.
 
 use std::collections::BTreeSet;
 use std::fs;
