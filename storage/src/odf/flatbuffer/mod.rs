@@ -7,8 +7,8 @@
 //! when sub-objects are created depth first in schema order and fields are added in schema order; the published
 //! known-answer blocks pin it (`tests/odf_known_answers.rs`).
 //!
-//! [`Builder`] writes from the last byte to the first, shares equal vtables and pads to each value's alignment.
-//! [`Table`] reads: every position is checked against the buffer, damage is an [`FlatbufferError`], and the total of
+//! `Builder` writes from the last byte to the first, shares equal vtables and pads to each value's alignment.
+//! `Table` reads: every position is checked against the buffer, damage is a [`FlatbufferError`], and the total of
 //! what one buffer may make us copy is bounded, so that tables which point at each other cost no more than honest ones.
 
 mod builder;
