@@ -96,29 +96,27 @@ impl Batcher {
         waiting.oldest_us = Some(oldest.min(oldest_received_us));
     }
 
-    /// A cut is done: so many messages have left the spool, into a slice or the dead letters. `oldest_left_us` is when the
-    /// oldest that still waits was received; none: nothing waits, whatever the counts say (damage may have taken messages
-    /// that were told of).
+    /// A cut is done: so many messages have left the spool, into a slice or the dead letters, or were not there.
+    /// `oldest_left_us` is when the oldest that still waits was received; none: nothing waits, whatever the counts say
+    /// (damage may have taken messages that were told of).
+    ///
+    /// Zero messages: the cut failed. It is due again at once, and the driver chooses when to ask.
     pub fn handle_sealed(&mut self, dataset: DatasetId, messages: u64, bytes: u64, oldest_left_us: Option<i64>) {
         let Some(waiting) = self.waiting.get_mut(&dataset) else {
             return;
         };
+        waiting.cut = false;
+        if messages == 0 {
+            return;
+        }
         if oldest_left_us.is_none() {
             self.waiting.remove(&dataset);
             return;
         }
-        waiting.cut = false;
         waiting.messages = waiting.messages.saturating_sub(messages).max(1);
         waiting.bytes = waiting.bytes.saturating_sub(bytes);
         waiting.to_drain = waiting.to_drain.saturating_sub(messages);
         waiting.oldest_us = oldest_left_us;
-    }
-
-    /// A cut could not be done. It is due again at once: the driver chooses when to ask.
-    pub fn handle_failed(&mut self, dataset: DatasetId) {
-        if let Some(waiting) = self.waiting.get_mut(&dataset) {
-            waiting.cut = false;
-        }
     }
 
     /// Whether an upstream can take slices: age counts only then.

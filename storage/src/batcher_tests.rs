@@ -89,7 +89,7 @@ fn a_failed_cut_is_due_again() {
     batcher.handle_messages(A, 1, 1, 0);
     let first = batcher.poll_cut(0);
 
-    batcher.handle_failed(A);
+    batcher.handle_sealed(A, 0, 0, None);
 
     assert!(first.is_some());
     assert_eq!(batcher.poll_cut(0), first);
@@ -121,7 +121,7 @@ fn a_filling_spool_cuts_the_largest_dataset_first_until_it_is_no_longer_filling(
     assert_eq!(batcher.poll_cut(0), Some(cut(B, CutReason::Pressure, 1)));
     batcher.handle_sealed(B, 1, 5_000, None);
     assert_eq!(batcher.poll_cut(0), Some(cut(A, CutReason::Pressure, 10)), "still filling");
-    batcher.handle_failed(A);
+    batcher.handle_sealed(A, 0, 0, None);
     batcher.handle_spool(20, 100);
     assert_eq!(batcher.poll_cut(0), None);
 }
@@ -215,10 +215,8 @@ impl Site {
 
     fn seal_next(&mut self, second: i64) -> Option<Cut> {
         let cut = self.batcher.poll_cut(second * SECOND)?;
-        let waiting = self.waiting.get_mut(&cut.dataset).unwrap();
-        for _ in 0..cut.messages_max {
-            waiting.pop_front().unwrap();
-        }
+        let waiting = self.waiting.get_mut(&cut.dataset)?;
+        waiting.drain(..usize::try_from(cut.messages_max).expect("a count of what waits"));
         let oldest_left = waiting.front().copied();
         self.batcher.handle_sealed(cut.dataset, cut.messages_max, cut.messages_max * 100, oldest_left);
         Some(cut)

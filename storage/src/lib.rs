@@ -1,7 +1,7 @@
 //! The disk of Forebay: the spool that acknowledges, and the datasets it is sealed into. No socket, no MQTT types.
 //!
 //! Reading order: [`position`], [`message`], [`spool`] (the log in redb, group commit), [`dead_letter`], [`dataset`] (message
-//! to row), [`batcher`] (when to cut), [`slice`] (Parquet), [`odf`] (the chain of blocks), [`sealer`] (spool to slice to
+//! to row), [`batcher`] (when to cut), [`mod@slice`] (Parquet), [`odf`] (the chain of blocks), [`sealer`] (spool to slice to
 //! block), [`durable_fs`].
 
 pub mod batcher;

@@ -3,7 +3,7 @@
 //! The same rows give the same bytes, however they are cut into batches, so that a seal which is repeated after a crash
 //! finds the file it had begun. Parquet cuts its pages by how rows are handed to the writer; hence rows are handed on
 //! in pieces of exactly [`PIECE_ROWS`], counted from the first row of the slice, and everything else that could vary is
-//! pinned in [`profile`]. [`CREATED_BY`] names that profile: change one and the other changes too.
+//! pinned in `profile`. [`CREATED_BY`] names that profile: change one and the other changes too.
 //!
 //! Memory is bounded by one row group of encoded pages plus one piece, not by the size of the slice.
 //!
@@ -164,7 +164,8 @@ impl<W: Write + Send> SliceWriter<W> {
 
 /// The `seq` of each row of a slice that [`SliceWriter`] wrote. Holds them all: a slice is bounded.
 pub fn read_seqs(path: &Path) -> Result<HashSet<u64>, SliceError> {
-    let file = File::open(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+    let file =
+        File::open(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(file)?;
     let only_seq = ProjectionMask::columns(reader.parquet_schema(), [SEQ]);
     let mut seqs = HashSet::new();

@@ -1,7 +1,7 @@
 //! Datasets: what they declare, and how a message becomes a row.
 //!
 //! Reading order: [`spec`] is the declaration ([`type_word`] its words for types), [`schema`] the columns that follow from
-//! it, [`decode`] reads one payload into a scratch row, [`row`] gathers whole rows into Arrow batches. [`ledger_key`]
+//! it, [`decode`] reads one payload into a scratch row, [`row`] gathers whole rows into Arrow batches. `ledger_key`
 //! recognises a row that is there already; [`unknown`] counts what payloads say beyond their declaration.
 
 mod column;

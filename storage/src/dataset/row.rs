@@ -21,10 +21,12 @@ use crate::position::{Offset, Seq};
 
 /// Rows after which [`RowBuilder::is_full`] asks for the batch to be taken.
 pub const BATCH_ROWS_MAX: usize = 4_096;
-/// Bytes of payloads after which [`RowBuilder::is_full`] asks for the batch to be taken.
+/// Bytes of payloads, topics and names after which [`RowBuilder::is_full`] asks for the batch to be taken.
 pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes at which a row is refused with [`RowError::BatchFull`]: Arrow's text columns end at 2 GiB.
 const BATCH_BYTES_LIMIT: usize = 1024 * 1024 * 1024;
+/// What a row takes beside its texts, about.
+const ROW_BYTES: usize = 64;
 /// ODF `op` of a row that is added.
 const OP_APPEND: i32 = 0;
 const MILLIS_PER_DAY: i64 = 86_400_000;
@@ -59,6 +61,7 @@ pub struct RowFacts {
 
 /// A decoded row that is not yet in the batch. Dropped, it leaves no trace: that is how a Ledger skips a row it has.
 #[derive(Debug)]
+#[must_use = "append it, or let it go"]
 pub struct Row<'a> {
     builder: &'a mut RowBuilder,
     seq: Seq,
@@ -224,7 +227,8 @@ impl RowBuilder {
         }
         self.unknown.count(&mut self.scratch.unknown);
         self.rows += 1;
-        self.bytes += message.payload.len() + message.topic.len() + message.client_id.len();
+        let texts = self.gateway.len() + message.topic.len() + message.client_id.len();
+        self.bytes += ROW_BYTES + texts + message.payload.len();
     }
 }
 

@@ -23,20 +23,20 @@ fn a_dataset_name_follows_the_odf_grammar() {
 #[test]
 fn a_column_name_belongs_to_one_column() {
     for reserved in ["offset", "op", "system_time", "gateway", "seq", "event_time"] {
-        assert!(is_duplicate(json(|spec| spec.fields.push(text(reserved)))), "{reserved}");
+        assert!(is_duplicate(&json(|spec| spec.fields.push(text(reserved)))), "{reserved}");
     }
-    assert!(is_duplicate(json(|spec| spec.captures = vec!["temp".into()])));
-    assert!(is_duplicate(json(|spec| spec.fields.push(text("temp")))));
+    assert!(is_duplicate(&json(|spec| spec.captures = vec!["temp".into()])));
+    assert!(is_duplicate(&json(|spec| spec.fields.push(text("temp")))));
     let both = |spec: &mut DatasetSpec| {
         spec.envelope.topic = true;
         spec.fields.push(text("topic"));
     };
-    assert!(is_duplicate(json(both)));
+    assert!(is_duplicate(&json(both)));
     let both = |spec: &mut DatasetSpec| {
         spec.extra = true;
         spec.fields.push(text("extra"));
     };
-    assert!(is_duplicate(json(both)));
+    assert!(is_duplicate(&json(both)));
 }
 
 #[test]
@@ -158,6 +158,6 @@ fn text(name: &str) -> FieldSpec {
     FieldSpec::required(name, DataType::String)
 }
 
-fn is_duplicate(result: Result<(), SpecError>) -> bool {
+fn is_duplicate(result: &Result<(), SpecError>) -> bool {
     matches!(result, Err(SpecError::DuplicateColumn { .. }))
 }

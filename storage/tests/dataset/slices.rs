@@ -11,7 +11,7 @@ use bytes::Bytes;
 use forebay_storage::dataset::row::RowBuilder;
 use forebay_storage::dataset::spec::{DatasetSpec, Format};
 use forebay_storage::position::{Offset, Seq};
-use forebay_storage::slice::{CREATED_BY, ROW_GROUP_ROWS, Slice, SliceError, SliceWriter};
+use forebay_storage::slice::{CREATED_BY, ROW_GROUP_BYTES_MAX, ROW_GROUP_ROWS, Slice, SliceError, SliceWriter};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding, Repetition};
 use parquet::file::metadata::ParquetMetaData;
@@ -23,9 +23,9 @@ const SYSTEM_TIME: i64 = RECEIVED_MS + 5_000;
 
 #[test]
 fn the_same_rows_give_the_same_bytes_however_they_are_cut_into_batches() {
-    let rows = telemetry(70_000);
+    let rows = telemetry(9_000);
 
-    let cuts = [70_000, 4_096, 8_192, 1_000, 333, 7];
+    let cuts = [9_000, 4_096, 8_192, 1_000, 333, 7];
     let slices = cuts.map(|batch_rows| write(&batches(&rows, batch_rows)));
 
     for (cut, (bytes, slice)) in cuts.iter().zip(&slices) {
@@ -98,8 +98,8 @@ fn parquet_gives_back_the_rows_and_the_schema() {
         ],
     );
 
-    for rows in [messages, typed, telemetry(10_000)] {
-        let (bytes, slice) = write(&[rows.clone()]);
+    for rows in [messages, typed, telemetry(5_000)] {
+        let (bytes, slice) = write(std::slice::from_ref(&rows));
         let (read, _) = read(bytes);
 
         assert_eq!(read.schema(), rows.schema());
@@ -239,7 +239,7 @@ fn a_type_without_a_logical_hash_is_refused() {
 
 #[test]
 fn a_full_disk_is_known_as_such_at_every_write() {
-    let rows = telemetry(20_000);
+    let rows = telemetry(5_000);
     let (bytes, _) = write(std::slice::from_ref(&rows));
 
     for room in (0..bytes.len()).step_by(bytes.len() / 10) {
@@ -255,14 +255,14 @@ fn a_full_disk_is_known_as_such_at_every_write() {
 
 #[test]
 fn wide_rows_are_written_before_a_row_group_has_all_its_rows() {
-    let payload =
-        |n: u32| (0..8_192).map(|i| (n.wrapping_mul(2_654_435_761) >> (i % 25)) as u8 ^ i as u8).collect::<Vec<_>>();
-    let rows = gather(&spec(Format::Bytes, &["value: Binary"]), (0..5_000).map(payload));
+    let noise = noise(ROW_GROUP_BYTES_MAX + 4_096);
+    let payloads = noise.chunks(noise.len() / 4_100);
+    let rows = gather(&spec(Format::Bytes, &["value: Binary"]), payloads);
 
     let (bytes, _) = write(&[rows]);
 
     let (_, metadata) = read(bytes);
-    assert!(metadata.num_row_groups() > 1);
+    assert_eq!(metadata.num_row_groups(), 2);
 }
 
 fn write(batches: &[RecordBatch]) -> (Vec<u8>, Slice) {
@@ -306,6 +306,12 @@ fn telemetry(rows: usize) -> RecordBatch {
             format!(r#"{{"device":"dev-{}","temp":{}.{:02},"battery":{battery}}}"#, n % 3, 20 + n % 4, n % 97)
         }),
     )
+}
+
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut noise = vec![0; bytes];
+    fastrand::Rng::with_seed(1).fill(&mut noise);
+    noise
 }
 
 struct Disk {

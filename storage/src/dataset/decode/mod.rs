@@ -12,7 +12,7 @@
 //! | an unknown field | counted by name, kept in `extra` on request |
 //! | a missing or null optional field; in CSV and text, an empty one | null |
 //!
-//! A row is decoded into [`scratch::Scratch`] as a whole before anything is appended to a column, so a refused one leaves
+//! A row is decoded into a scratch row as a whole before anything is appended to a column, so a refused one leaves
 //! no trace.
 
 mod csv;
