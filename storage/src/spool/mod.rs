@@ -1,4 +1,69 @@
-//! The spool.
+//! The spool: the log from which every acknowledgement gets its right.
+//!
+//! A device is told "I have it" only after its message is in here and the disk said that it is. Everything else, decoding,
+//! Parquet, the upstream, happens later and may fail and be repeated. The spool is one redb file, `spool.redb`.
+//!
+//! # Operation
+//!
+//! ```text
+//! Request ─▶ bounded channel ─▶ Writer (one thread): drain what is queued ─▶ one chunk ─▶ one redb commit ─▶ answer in order
+//!                                                                                              │ fsync
+//! sealer ◀── read(from, dataset): short transactions, copies out ◀── chunks ◀──────────────────┘
+//!    └─────▶ commit_seal(dataset, sealed, dead letters, ledger keys): one transaction, removes released chunks
+//! ```
+//!
+//! * Every message gets a [`Seq`]: dense, ascending, never reused. The next one is the end of the last chunk, or the floor
+//!   in `meta` if that is higher; whoever removes chunks or gives seqs to dead letters raises the floor in the same
+//!   transaction.
+//! * A commit holds what was queued, at most `commit_messages_max` messages and about `commit_bytes_max` bytes. An idle
+//!   queue commits at once; a busy one batches itself while the disk is busy. No timer, no linger.
+//! * An ordinary commit touches one table and syncs once. QoS 2 identifiers, retained values, sessions and dead letters go
+//!   into the same transaction as the message they belong to, but only when there are any.
+//!
+//! # What lies on disk
+//!
+//! ```text
+//! spool.redb
+//!   chunks          (first seq, part) → ≤ 4,080 bytes     the messages of one commit: header · LZ4 block, see `chunk`
+//!   meta            format · seq floor · bytes of dead letters
+//!   datasets        name → id                             given once, never reused
+//!   sealed          dataset → seq                         exclusive: the first one not yet sealed
+//!   delivered       (upstream, dataset) → seq             exclusive
+//!   packet_ids      (client id, packet id) → seq          QoS 2 between PUBLISH and PUBREL
+//!   sessions        client id → expiry
+//!   retained        topic → last value
+//!   dead_letters    (dataset, seq) → message and reason
+//!   gaps            (dataset, first seq) → what is missing and why
+//!   ledger, ledger_order, seal_counters                   what sealing must remember
+//! ballast           freed when the disk is full, so that redb can still delete
+//! bad/              damaged chunks and databases, put aside
+//! ```
+//!
+//! # Deletion
+//!
+//! A chunk goes when every dataset in it is sealed to its end (`retention`), except for the last few megabytes, from which
+//! a restart rebuilds the DUP window. A full spool refuses new messages, or, if so configured, drops its oldest chunks and
+//! records a [`Gap`] for each dataset in them. Nothing else deletes, and no reader keeps a transaction open: that would
+//! keep every page alive that is freed meanwhile, and the file would grow.
+//!
+//! # When things break
+//!
+//! | what | then |
+//! | --- | --- |
+//! | power cut, kill -9 | redb rolls back to the last commit whose sync returned; nobody was told of more |
+//! | commit fails: disk full | nothing is acknowledged; the ballast is freed, the database opened again, messages refused until there is room |
+//! | commit fails otherwise | nothing is acknowledged, [`WriteError::Fatal`]: the process must exit. What a failed fsync left behind is unknown until the database is opened again |
+//! | a chunk's checksum is wrong | its bytes go to `bad/`, a gap is recorded, its neighbours are delivered |
+//! | redb cannot read a page | [`SpoolError::Unreadable`]; the next start puts the database aside and salvages what can be read |
+//! | the database cannot be opened | the same |
+//!
+//! `FORMAT.md` argues why each of these is safe; `tests/power_loss.rs` pulls the plug at every sync.
+//!
+//! # A DUP
+//!
+//! QoS 1 messages that are sent again are recognised by `dup_window` (with one ambiguity, described there), QoS 2 messages
+//! by `packet_ids` until their PUBREL. Both survive a restart.
+
 mod chunk;
 mod commit;
 mod config;

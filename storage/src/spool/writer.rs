@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::Spool;
+use super::chunk::cost;
 use super::dup_window::DupWindow;
 use super::request::{Outcome, Request};
 use super::store::SpoolError;
@@ -97,7 +98,7 @@ impl<F> Writer<F> {
         batch: &[Request<T>],
         requests: &mpsc::Receiver<Request<T>>,
     ) -> Result<bool, WriteError> {
-        let needed = batch.iter().map(|request| request.bytes() as u64).sum();
+        let needed = room_for(batch.iter().map(Request::bytes).sum());
         if needed == 0 && !self.spool.inner.store.is_full() {
             return Ok(true);
         }
@@ -119,4 +120,10 @@ impl<F> Writer<F> {
         self.refusing = true;
         Ok(false)
     }
+}
+
+/// What a batch of `bytes` may take on disk if it does not shrink: itself, rounded up, and its header.
+fn room_for(bytes: usize) -> u64 {
+    const HEADER: u64 = 4096;
+    if bytes == 0 { 0 } else { cost(bytes) + HEADER }
 }

@@ -14,6 +14,7 @@
 pub mod image;
 pub mod workload;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -117,13 +118,20 @@ impl<N: Clone + Send + std::fmt::Debug + 'static> StorageBackend for RecordingSt
     }
 }
 
-/// A storage in memory of limited size: what does not fit meets ENOSPC. Freeing the ballast file raises the limit.
+/// Bytes of a block of a [`SmallDisk`].
+const BLOCK: u64 = 4096;
+
+/// A storage in memory of limited size. Like a file with holes it takes space for a block once that is written, whatever
+/// its length, and a write that finds none meets ENOSPC. Freeing the ballast file gives space.
 #[derive(Debug)]
 pub struct SmallDisk {
     bytes: Mutex<Vec<u8>>,
+    blocks: Mutex<BTreeSet<u64>>,
     /// Bytes of all files together.
     pub capacity: AtomicU64,
     ballast: PathBuf,
+    /// How many bytes more than there are it says are free, as a file system does that keeps some for itself.
+    pub overstated: AtomicU64,
     /// Fail the next writes with this error instead.
     pub fault: Mutex<Option<io::ErrorKind>>,
 }
@@ -131,16 +139,20 @@ pub struct SmallDisk {
 impl SmallDisk {
     /// `ballast` is the file, in the real file system, whose size counts against `capacity`.
     pub fn new(capacity: u64, ballast: PathBuf) -> Arc<Self> {
-        Arc::new(Self { bytes: Mutex::default(), capacity: capacity.into(), ballast, fault: Mutex::default() })
+        let (bytes, blocks, overstated, fault) = Default::default();
+        Arc::new(Self { bytes, blocks, capacity: capacity.into(), ballast, overstated, fault })
     }
 
     pub fn medium(self: &Arc<Self>) -> Medium {
         let disk = Arc::clone(self);
-        Medium::Backend { storage: Arc::clone(self) as _, free_bytes: Arc::new(move || disk.free()) }
+        Medium::Backend {
+            storage: Arc::clone(self) as _,
+            free_bytes: Arc::new(move || disk.free() + disk.overstated.load(Ordering::SeqCst)),
+        }
     }
 
     pub fn free(&self) -> u64 {
-        let used = self.bytes.lock().unwrap().len() as u64 + self.ballast_len();
+        let used = self.blocks.lock().unwrap().len() as u64 * BLOCK + self.ballast_len();
         self.capacity.load(Ordering::SeqCst).saturating_sub(used)
     }
 
@@ -172,12 +184,8 @@ impl StorageBackend for SmallDisk {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.check()?;
-        let mut bytes = self.bytes.lock().unwrap();
-        let grows = len > bytes.len() as u64;
-        if grows && len + self.ballast_len() > self.capacity.load(Ordering::SeqCst) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        bytes.resize(len as usize, 0);
+        self.bytes.lock().unwrap().resize(len as usize, 0);
+        self.blocks.lock().unwrap().retain(|block| block * BLOCK < len);
         Ok(())
     }
 
@@ -187,6 +195,13 @@ impl StorageBackend for SmallDisk {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.check()?;
+        for block in offset / BLOCK..(offset + data.len() as u64).div_ceil(BLOCK) {
+            let known = self.blocks.lock().unwrap().contains(&block);
+            if !known && self.free() < BLOCK {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.blocks.lock().unwrap().insert(block);
+        }
         write_at(&mut self.bytes.lock().unwrap(), offset, data);
         Ok(())
     }
