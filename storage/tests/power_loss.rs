@@ -5,6 +5,8 @@
 //! `FOREBAY_POWER_SEED` chooses where. The last tests break a rule on purpose and must be caught: they are what the others
 //! are worth.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 mod support;
 
 use fastrand::Rng;
@@ -99,7 +101,7 @@ struct Recorded {
 fn record(seed: u64, rounds: usize) -> Recorded {
     let dir = tempfile::tempdir().unwrap();
     let log = Log::default();
-    let (spool, _) = Spool::open_on(log.medium(Vec::new()), dir.path(), config(), log.fs()).unwrap();
+    let (spool, _) = Spool::open_on(&log.medium(Vec::new()), dir.path(), config(), log.fs()).unwrap();
     let mut workload = Workload::new(seed);
     workload.run(&spool, &log, rounds);
     Recorded { events: log.events(), plan: workload.plan }
@@ -166,7 +168,7 @@ fn cut_recovery(
     tried: &mut Tried,
 ) {
     let log = Log::<Note>::default();
-    if let Ok((spool, _)) = Spool::open_on(log.medium(database.clone()), dir, config(), log.fs()) {
+    if let Ok((spool, _)) = Spool::open_on(&log.medium(database.clone()), dir, config(), log.fs()) {
         drop(spool);
     }
     let events = log.events();

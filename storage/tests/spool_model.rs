@@ -2,6 +2,8 @@
 //!
 //! `FOREBAY_MODEL_RUNS` and `FOREBAY_MODEL_SEED` choose how many runs and the first seed; a failure prints its seed.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 #[path = "spool_model/model.rs"]
 mod model;
 mod support;
@@ -88,7 +90,7 @@ impl Run {
     fn reopen(&mut self) {
         self.spool = None;
         let (spool, report) =
-            Spool::open_on(self.disk.medium(), self.dir.path(), self.config.clone(), DurableFs::new()).unwrap();
+            Spool::open_on(&self.disk.medium(), self.dir.path(), self.config.clone(), DurableFs::new()).unwrap();
         assert_eq!((&report.put_aside, &report.damaged[..]), (&None, &[][..]));
         self.spool = Some(spool);
         self.model.reopen();
@@ -144,7 +146,7 @@ impl Run {
             received_at_us: i64::from(self.sent),
             flags: Flags { qos, dup: qos > 0 && self.rng.bool(), retain: self.rng.bool(), ..Flags::default() },
             topic: Bytes::from(format!("t/{}", self.rng.u8(..3))),
-            captures: vec![2..3],
+            captures: vec![0..1, 2..3],
             client_id,
             payload: Bytes::from(text),
         }

@@ -304,7 +304,7 @@ mod tests {
             received_at_us,
             flags: Flags { qos: 1, ..Flags::default() },
             topic: Bytes::from_static(b"site/a/temp"),
-            captures: vec![5..6],
+            captures: vec![0..4, 5..6],
             client_id: "device".into(),
             payload: Bytes::copy_from_slice(payload),
         };

@@ -80,6 +80,7 @@ mod request;
 mod retained;
 mod retention;
 mod room;
+mod salvage;
 mod store;
 mod tables;
 mod writer;

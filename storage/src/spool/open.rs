@@ -15,6 +15,7 @@ use super::gaps::Gap;
 use super::positions::sealed_of_all;
 use super::reader::{Damage, first_from, load, load_header};
 use super::retention;
+use super::salvage::salvage;
 use super::store::{self, Abort, DATABASE, Medium, OpenError, SpoolError, Store};
 use super::tables::{self, CHUNKS, FORMAT, META, META_FORMAT, RETAINED, SEALED};
 use super::{Inner, Spool, State, retained};
@@ -24,6 +25,8 @@ use super::{Inner, Spool, State, retained};
 pub struct OpenReport {
     /// The database could not be used; it was put aside here, and a new one begun.
     pub put_aside: Option<PathBuf>,
+    /// How many of its chunks could be taken over.
+    pub salvaged_chunks: u64,
     /// Why.
     pub damage: Option<String>,
     /// Chunks that could not be read. They are under `bad/` and recorded among the gaps.
@@ -51,7 +54,7 @@ impl Spool {
     /// # Errors
     /// Another process has it open, a later version wrote it, or the file system refuses.
     pub fn open(dir: &Path, config: SpoolConfig, fs: DurableFs) -> Result<(Self, OpenReport), OpenError> {
-        Self::open_on(Medium::File, dir, config, fs)
+        Self::open_on(&Medium::File, dir, config, fs)
     }
 
     /// The same on another medium: the seam for disk faults.
@@ -59,7 +62,7 @@ impl Spool {
     /// # Errors
     /// As of [`open`](Self::open); a damaged [`Medium::Backend`] is an error, since it has no file to put aside.
     pub fn open_on(
-        medium: Medium,
+        medium: &Medium,
         dir: &Path,
         config: SpoolConfig,
         fs: DurableFs,
@@ -68,17 +71,23 @@ impl Spool {
         let mut report = OpenReport::default();
         let mut opened = match store::damage_mark(dir) {
             Some(reason) => Err(Ok(reason)),
-            None => open_store(&medium, dir, &config, &fs),
+            None => open_store(medium, dir, &config, &fs),
         };
         if let Err(Ok(reason)) = &opened {
             if let Medium::Backend { .. } = medium {
                 return Err(OpenError::Database(reason.clone()));
             }
-            report.put_aside = Some(put_database_aside(dir, &fs, reason)?);
             report.damage = Some(reason.clone());
-            opened = open_store(&medium, dir, &config, &fs);
+            let aside = put_database_aside(dir, &fs, reason)?;
+            opened = open_store(medium, dir, &config, &fs);
+            if let Ok(store) = &opened {
+                report.salvaged_chunks = salvage_from(&aside, store, &config)?;
+            }
+            store::clear_damage_mark(dir, &fs)?;
+            report.put_aside = Some(aside);
         }
-        let (store, found) = opened.map_err(|reason| reason.map_or_else(|error| error, OpenError::Database))?;
+        let store = opened.map_err(|reason| reason.map_or_else(|error| error, OpenError::Database))?;
+        let found = store.read(look).map_err(|error| OpenError::Database(error.to_string()))?;
         report.chunks = found.chunks;
         report.messages = found.messages;
         let inner =
@@ -135,7 +144,7 @@ fn open_store(
     dir: &Path,
     config: &SpoolConfig,
     fs: &DurableFs,
-) -> Result<(Store, Found), Result<String, OpenError>> {
+) -> Result<Store, Result<String, OpenError>> {
     let store = Store::open(medium.clone(), dir, fs.clone(), config.cache_bytes, config.ballast_bytes)?;
     let format = match store.read(|txn| match txn.open_table(META) {
         Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
@@ -149,8 +158,9 @@ fn open_store(
         Some(FORMAT) => {}
         Some(found) => return Err(Err(OpenError::Later { path: dir.join(DATABASE), found, known: FORMAT })),
     }
-    let found = store.read(|txn| look(txn)).map_err(|error| Ok(error.to_string()))?;
-    Ok((store, found))
+    // Damage that the look would meet is damage to be salvaged.
+    store.read(look).map_err(|error| Ok(error.to_string()))?;
+    Ok(store)
 }
 
 fn make_tables(txn: &WriteTransaction) -> Result<(), Abort> {
@@ -192,6 +202,14 @@ fn look(txn: &redb::ReadTransaction) -> Result<Found, Abort> {
     Ok(found)
 }
 
+fn salvage_from(aside: &Path, store: &Store, config: &SpoolConfig) -> Result<u64, OpenError> {
+    let salvaged = salvage(aside, config.cache_bytes, store, config.gaps_max)
+        .map_err(|error| OpenError::Database(format!("while salvaging {}: {error}", aside.display())))?;
+    let Some(salvaged) = salvaged else { return Ok(0) };
+    tracing::warn!(chunks = salvaged.chunks, lost = ?salvaged.lost, "Salvaged what could be read.");
+    Ok(salvaged.chunks)
+}
+
 /// Renames the database into `bad/` under the first free number.
 fn put_database_aside(dir: &Path, fs: &DurableFs, reason: &str) -> Result<PathBuf, OpenError> {
     let bad = dir.join("bad");
@@ -204,6 +222,5 @@ fn put_database_aside(dir: &Path, fs: &DurableFs, reason: &str) -> Result<PathBu
     if dir.join(DATABASE).exists() {
         fs.rename(&dir.join(DATABASE), &aside)?;
     }
-    store::clear_damage_mark(dir, fs)?;
     Ok(aside)
 }

@@ -193,11 +193,7 @@ impl Store {
             contain(|| {
                 let txn = database.begin_write()?;
                 let (done, changed) = work(&txn)?;
-                if changed {
-                    txn.commit()?
-                } else {
-                    txn.abort()?
-                }
+                if changed { txn.commit().map_err(Abort::from) } else { txn.abort().map_err(Abort::from) }?;
                 Ok(done)
             })
         };

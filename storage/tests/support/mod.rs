@@ -9,7 +9,14 @@
 //! [`image::Replay`] goes through the log and makes an image of the disk for a cut at any place of it. A `Note` is what the
 //! test wants to know when it looks at an image: here, what was asked for and what was acknowledged before the cut.
 
-#![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "shared by several test binaries")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::allow_attributes,
+    reason = "shared by several test binaries"
+)]
 
 pub mod image;
 pub mod workload;

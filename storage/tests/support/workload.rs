@@ -60,7 +60,7 @@ impl Publish {
             received_at_us: 1_790_000_000_000_000 + i64::from(self.ticket),
             flags: Flags { qos: self.qos, dup: self.dup, retain: self.retain, ..Flags::default() },
             topic: Bytes::from(format!("site/{}/temp", self.client)),
-            captures: vec![5..6],
+            captures: vec![0..4, 5..6],
             client_id: client_id(self.client),
             payload: Bytes::from(format!("{:08} {filler}", self.ticket)),
         }
@@ -285,7 +285,7 @@ impl<'a> Promise<'a> {
 
     /// Opens what is left of the spool and looks whether every promise was kept. An error says which was not.
     pub fn check(&self, database: Vec<u8>, dir: &Path, log: &Log<Note>) -> Result<(), String> {
-        let (spool, report) = match Spool::open_on(log.medium(database), dir, config(), log.fs()) {
+        let (spool, report) = match Spool::open_on(&log.medium(database), dir, config(), log.fs()) {
             Ok(opened) => opened,
             // A file that was never whole is put aside and begun anew, which nobody notices.
             Err(_) if self.acked.is_empty() && self.sealed.is_empty() => return Ok(()),
