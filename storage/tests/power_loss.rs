@@ -10,6 +10,7 @@
 mod support;
 
 use fastrand::Rng;
+use forebay_storage::durable_fs::FsOp;
 use forebay_storage::spool::Spool;
 use redb::{Database, Durability, ReadableDatabase, TableDefinition};
 use support::image::{Damage, Replay};
@@ -25,7 +26,7 @@ fn no_cut_loses_or_doubles_what_was_acknowledged() {
     while done < cuts {
         let recorded = record(seed.wrapping_add(run), 12);
         let tried = try_cuts(&recorded, cuts - done, 8, &mut rng, Tamper::Nothing);
-        assert_eq!(tried.failures, Vec::<String>::new(), "seed {} + {run}", seed);
+        assert_eq!(tried.failures, Vec::<String>::new(), "seed {seed} + {run}");
         done += tried.cuts;
         again += tried.cuts_in_recovery;
         run += 1;
@@ -90,6 +91,52 @@ fn commits_without_durability_are_caught() {
 
     println!("{lost} of {cuts} caught");
     assert!(acked == 50 && lost * 10 > cuts * 9, "{lost} of {cuts}");
+}
+
+#[test]
+fn a_replaced_file_is_the_old_one_or_the_new_one_whole_at_every_cut() {
+    let failures = cut_replacements(|_| true);
+
+    assert_eq!(failures, 0);
+}
+
+#[test]
+fn a_rename_without_a_sync_before_or_after_it_is_caught() {
+    assert!(cut_replacements(|op| !matches!(op, FsOp::SyncFile(_))) > 50);
+    assert!(cut_replacements(|op| !matches!(op, FsOp::SyncDir(_))) > 50);
+}
+
+/// Replaces `refs/head` 50 times, cuts after each step that `happens`, and counts the images in which the file is torn, or
+/// older than what was promised.
+fn cut_replacements(happens: impl Fn(&FsOp) -> bool) -> usize {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::<u64>::default());
+    let (fs, refs) = (log.fs(), dir.path().join("refs"));
+    fs.create_dir_all(&refs).unwrap();
+    for version in 1..=50 {
+        fs.replace(&refs.join("head"), version.to_string().repeat(100).as_bytes()).unwrap();
+        log.note(version);
+    }
+
+    let mut rng = Rng::with_seed(1);
+    let (mut replay, mut promised, mut failures) = (Replay::default(), 0, 0);
+    for event in log.events() {
+        match &event {
+            Event::Fs(op) if !happens(op) => continue,
+            Event::Note(version) => promised = *version,
+            _ => {}
+        }
+        replay.apply(&event);
+        let image = replay.cut(Damage::any(&mut rng), &mut rng);
+        let restored = tempfile::tempdir().unwrap();
+        image.materialise(dir.path(), restored.path());
+        let found = std::fs::read(restored.path().join("refs/head")).ok();
+        let is_kept = match found {
+            None => promised == 0,
+            Some(bytes) => (promised.max(1)..=50).any(|version| bytes == version.to_string().repeat(100).as_bytes()),
+        };
+        failures += usize::from(!is_kept);
+    }
+    failures
 }
 
 /// A run on a whole disk: its log and its plan.

@@ -1,6 +1,6 @@
 //! What the spool does when the disk is full, slow to say so, damaged, or simply counted.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+#![expect(clippy::unwrap_used, clippy::unwrap_in_result, reason = "a step that fails fails the test")]
 
 mod support;
 
@@ -304,24 +304,25 @@ fn a_file_that_is_no_database_is_put_aside_and_a_new_spool_begun() {
 #[test]
 fn from_a_database_with_damaged_pages_the_next_start_salvages_what_can_be_read() {
     let mut rng = fastrand::Rng::with_seed(3);
-    let (mut least, mut damaged) = (u64::MAX, 0);
-    for _ in 0..20 {
+    let whole = tempfile::tempdir().unwrap();
+    let (spool, _) = Spool::open(whole.path(), small(), DurableFs::new()).unwrap();
+    let mut writer = recording_writer(&spool);
+    for n in 0..100 {
+        assert_eq!(writer.send(append(message(A, n, &noise()(n)))), Outcome::Stored);
+    }
+    drop((writer, spool));
+    let whole = std::fs::read(whole.path().join("spool.redb")).unwrap();
+
+    let (mut kept_least, mut lost_any, mut lost_all) = (u64::MAX, 0, 0);
+    for _ in 0..30 {
         let dir = tempfile::tempdir().unwrap();
-        let (spool, _) = Spool::open(dir.path(), small(), DurableFs::new()).unwrap();
-        let dataset = spool.dataset_id("temperature").unwrap();
-        let mut writer = recording_writer(&spool);
-        for n in 0..100 {
-            assert_eq!(writer.send(append(message(dataset, n, &noise()(n)))), Outcome::Stored);
-        }
-        drop((writer, spool));
         // Zero a few pages anywhere, as a dying card does, and say that redb met one of them.
-        let path = dir.path().join("spool.redb");
-        let mut bytes = std::fs::read(&path).unwrap();
-        for _ in 0..2 {
+        let mut bytes = whole.clone();
+        for _ in 0..3 {
             let page = rng.usize(1..bytes.len() / 4096);
             bytes[page * 4096..][..4096].fill(0);
         }
-        std::fs::write(&path, bytes).unwrap();
+        std::fs::write(dir.path().join("spool.redb"), bytes).unwrap();
         std::fs::write(dir.path().join("spool.redb.damaged"), "a page").unwrap();
 
         let (spool, report) = Spool::open(dir.path(), small(), DurableFs::new()).unwrap();
@@ -331,13 +332,16 @@ fn from_a_database_with_damaged_pages_the_next_start_salvages_what_can_be_read()
         let kept = tickets(&spool);
         assert!(kept.is_sorted() && kept.len() as u64 == report.salvaged_chunks);
         assert_eq!(recording_writer(&spool).send(append(message(A, 100, "x"))), Outcome::Stored);
-        damaged += u64::from(kept.len() < 100);
-        if kept.len() > 0 {
+        lost_any += u64::from(kept.len() < 100);
+        lost_all += u64::from(kept.is_empty());
+        if !kept.is_empty() {
             assert!(spool.log_end() > Seq(100), "no seq is given again: {}", spool.log_end());
-            least = least.min(report.salvaged_chunks);
+            kept_least = kept_least.min(report.salvaged_chunks);
         }
     }
-    println!("{damaged} of 20 lost chunks; the worst that could be opened kept {least} of 100");
+    println!("30 databases: {lost_any} lost chunks, {lost_all} all of them; the worst of the others kept {kept_least}");
+    // With debug assertions redb walks all pages on opening and panics on these; as it ships it does not.
+    assert!(lost_all < 10 || cfg!(debug_assertions));
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub struct SpoolConfig {
     pub patience: Duration,
     /// Most messages of one commit. Default 4,096; at most [`CHUNK_MESSAGES_MAX`]. Reached: the rest goes into the next.
     pub commit_messages_max: usize,
-    /// Bytes of messages after which a commit takes no further one. Default 1 MiB.
+    /// Bytes of messages after which a commit takes no further one. Default 1 MiB, at most 64 MiB.
     pub commit_bytes_max: usize,
     /// File that is freed when the disk is full, so that redb can still delete. Bytes, default 4 MiB.
     pub ballast_bytes: u64,
@@ -104,5 +104,10 @@ impl SpoolConfig {
     /// How many messages one commit takes.
     pub(super) fn commit_messages(&self) -> usize {
         self.commit_messages_max.clamp(1, CHUNK_MESSAGES_MAX as usize)
+    }
+
+    /// After how many bytes it is enough.
+    pub(super) fn commit_bytes(&self) -> usize {
+        self.commit_bytes_max.min(MESSAGE_BYTES_MAX)
     }
 }

@@ -97,8 +97,7 @@ impl Spool {
             tracing::warn!(%error, "No room for the ballast file: messages are refused until there is.");
         }
         for damage in &found.damage {
-            let gaps = spool.quarantine(damage).map_err(|error| OpenError::Database(error.to_string()))?;
-            report.damaged.extend(gaps);
+            report.damaged.extend(spool.step_over(damage));
         }
         Ok((spool, report))
     }

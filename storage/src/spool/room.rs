@@ -79,24 +79,30 @@ impl Spool {
         drop(self.inner.appended.wait_timeout(state, timeout));
     }
 
-    /// Puts a damaged chunk aside and records its gap.
-    pub(super) fn quarantine(&self, damage: &Damage) -> Result<Vec<Gap>, SpoolError> {
+    /// Puts a damaged chunk aside and records the gaps that it leaves. When that fails, as it does on a full disk, the
+    /// chunk stays and is met again at the next start.
+    pub(super) fn step_over(&self, damage: &Damage) -> Vec<Gap> {
         tracing::error!(first = damage.first.0, end = damage.end.0, reason = %damage.reason, "Damaged chunk.");
         let name = format!("chunk-{:020}", damage.first.0);
         if let Err(error) = self.put_aside(&name, &damage.bytes) {
             tracing::warn!(%error, "Cannot put the damaged chunk aside.");
         }
         let gaps = damage.gaps(super::now_us());
-        self.inner.store.write(|txn| {
+        let removed = self.inner.store.write(|txn| {
             gaps::record(txn, &gaps, self.inner.config.gaps_max)?;
             remove_chunk(&mut txn.open_table(CHUNKS)?, damage.first)?;
             raise_floor(txn, damage.end)
-        })?;
+        });
         let mut state = self.state();
         state.counters.chunks_damaged += 1;
-        state.live_bytes = state.live_bytes.saturating_sub(cost(damage.bytes.len()));
-        state.released.remove(&damage.first);
-        Ok(gaps)
+        match removed {
+            Ok(()) => {
+                state.live_bytes = state.live_bytes.saturating_sub(cost(damage.bytes.len()));
+                state.released.remove(&damage.first);
+            }
+            Err(error) => tracing::warn!(%error, "Cannot remove the damaged chunk."),
+        }
+        gaps
     }
 
     fn put_aside(&self, name: &str, bytes: &[u8]) -> std::io::Result<()> {

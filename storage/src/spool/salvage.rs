@@ -45,7 +45,17 @@ pub(super) fn salvage(
         let txn = old.begin_read()?;
         Ok((old, txn))
     });
-    let Ok((old, txn)) = opened else { return Ok(None) };
+    let (old, txn) = match opened {
+        Ok(opened) => opened,
+        Err(reason) => {
+            let reason = match reason {
+                Abort::Redb(error) => error.to_string(),
+                Abort::Ours(error) => error.to_string(),
+            };
+            tracing::error!(reason, "Nothing could be salvaged.");
+            return Ok(None);
+        }
+    };
     new.write(|write| copy_tables(&txn, write))?;
     let salvaged = copy_chunks(&old, new)?;
     if let Some((first, end)) = salvaged.lost {

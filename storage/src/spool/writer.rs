@@ -67,7 +67,7 @@ impl<F> Writer<F> {
         let mut bytes = first.bytes();
         let mut batch = vec![first];
         while batch.len() < config.commit_messages()
-            && bytes < config.commit_bytes_max
+            && bytes < config.commit_bytes()
             && let Ok(next) = requests.try_recv()
         {
             bytes += next.bytes();
