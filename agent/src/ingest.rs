@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use forebay_broker::inbound::{Inbound, InboundPublish, Outcome, Refusal, Ticket};
+use forebay_storage::dead_letter::NO_DATASET;
 use forebay_storage::message::{Flags, Message};
 use forebay_storage::position::DatasetId;
 use forebay_storage::spool::{self, Request};
@@ -26,7 +27,7 @@ use crate::route::Router;
 const TAKEN_MAX: usize = 256;
 
 /// Reason of a dead letter whose topic no dataset takes.
-pub const NO_DATASET: &str = "no dataset takes this topic";
+pub const NO_DATASET_REASON: &str = "no dataset takes this topic";
 
 /// What ingest has to know.
 #[derive(Debug)]
@@ -157,7 +158,7 @@ impl Ingest {
     }
 
     fn without_dataset(&self, publish: InboundPublish) -> Option<Request<Ticket>> {
-        tracing::debug!(client_id = &*publish.client_id, topic = publish.topic.as_str(), "{NO_DATASET}.");
+        tracing::debug!(client_id = &*publish.client_id, topic = publish.topic.as_str(), "No dataset takes this topic.");
         if publish.can_be_told || self.on_refused == OnRefused::Disconnect {
             self.counters.no_dataset_refused.fetch_add(1, Ordering::Relaxed);
             publish.ticket.resolve(Outcome::Refused(Refusal::NoDataset));
@@ -165,8 +166,8 @@ impl Ingest {
         }
         self.counters.no_dataset_dead_letters.fetch_add(1, Ordering::Relaxed);
         let packet_id = publish.packet_id.map(std::num::NonZero::get);
-        let (message, ticket) = self.message(publish, DatasetId::NONE);
-        Some(Request::DeadLetter { message, reason: NO_DATASET.into(), packet_id, ticket })
+        let (message, ticket) = self.message(publish, NO_DATASET);
+        Some(Request::DeadLetter { message, reason: NO_DATASET_REASON.into(), packet_id, ticket })
     }
 
     fn message(&self, publish: InboundPublish, dataset: DatasetId) -> (Message, Ticket) {

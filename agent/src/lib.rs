@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+mod demo;
 pub mod ingest;
 pub mod route;
 pub mod sealing;

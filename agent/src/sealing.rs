@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use forebay_storage::position::Seq;
 use forebay_storage::sealer::{DatasetSealer, SealError, Sealer};
+use forebay_storage::spool::Spool;
 use serde::{Deserialize, Serialize};
 use tracing::{error, info};
 
@@ -109,8 +110,8 @@ fn chain(dataset: &DatasetSealer) -> Chain {
 }
 
 /// Seals what is due until `stop`.
-pub fn run(mut sealer: Sealer, sealing: &Sealing, progress: &[Arc<Progress>], bell: &Bell, stop: &AtomicBool) {
-    let mut seen = sealer.spool().log_end();
+pub fn run(mut sealer: Sealer, spool: &Spool, sealing: &Sealing, progress: &[Arc<Progress>], bell: &Bell, stop: &AtomicBool) {
+    let mut seen = spool.log_end();
     while !stop.load(Ordering::Relaxed) {
         // Without an upstream the local repository is the end, and that is always reachable.
         let reachable = progress.is_empty() || progress.iter().any(|upstream| upstream.is_reachable());
@@ -131,13 +132,14 @@ pub fn run(mut sealer: Sealer, sealing: &Sealing, progress: &[Arc<Progress>], be
             }
         }
         sealing.note_done(asked);
-        seen = rest(&sealer, seen, failed, stop);
+        seen = rest(&sealer, spool, seen, failed, stop);
     }
 }
 
 /// Sleeps until there is something to do. Answers the log end.
 fn rest(
     sealer: &Sealer,
+    spool: &Spool,
     seen: Seq,
     failed: bool,
     stop: &AtomicBool,
@@ -154,7 +156,7 @@ fn rest(
         let micros = due_us.saturating_sub(clock::micros(clock::wall())).max(0);
         Duration::from_micros(micros.unsigned_abs())
     });
-    sealer.spool().wait_past(seen, due_in.min(LOOK_EVERY))
+    spool.wait_past(seen, due_in.min(LOOK_EVERY))
 }
 
 fn seal_due(sealer: &mut Sealer) -> Result<bool, SealError> {

@@ -18,8 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use forebay_broker::inbound::Ticket;
-use forebay_broker::listener::Listener;
-use forebay_broker::{Broker, StoredSession};
+use forebay_broker::{Broker, Listener, StoredSession};
 use forebay_storage::position::DatasetId;
 use forebay_storage::sealer::{BatchLimits, SealError, Sealer};
 use forebay_storage::spool::{Request, Spool, Writer};
@@ -97,7 +96,7 @@ impl Agent {
         let progress: Vec<Arc<Progress>> =
             config.upstreams.iter().map(|upstream| Arc::new(Progress::new(upstream))).collect();
         let sealing = Arc::new(Sealing::new(&sealer));
-        let sealer = start_sealer(sealer, &sealing, &progress, &bell, &stop)?;
+        let sealer = start_sealer(sealer, &store.spool, &sealing, &progress, &bell, &stop)?;
         let upstreams = start_upstreams(&config, &store, &ids, &progress, &bell)?;
         let shared = Arc::new(Shared {
             config,
@@ -136,7 +135,7 @@ impl Agent {
         for config in &self.shared.config.listeners {
             let listener = self.broker.listen(config.clone()).await;
             let listener = listener.with_context(|| format!("listen on {}", config.bind))?;
-            info!(address = %listener.local_addr(), "Listening for MQTT 3.1.1 and 5.0.");
+            info!(address = %listener.local_addr, "Listening for MQTT 3.1.1 and 5.0.");
             self.listeners.push(listener);
         }
         let _ = self.shared.bound.set(self.addresses());
@@ -145,7 +144,7 @@ impl Agent {
 
     /// Where devices connect to, in the order of the configuration.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().map(Listener::local_addr).collect()
+        self.listeners.iter().map(|listener| listener.local_addr).collect()
     }
 
     /// What the agent knows of itself.
@@ -260,14 +259,15 @@ fn start_writer(
 
 fn start_sealer(
     sealer: Sealer,
+    spool: &Spool,
     sealing: &Arc<Sealing>,
     progress: &[Arc<Progress>],
     bell: &Arc<Bell>,
     stop: &Arc<AtomicBool>,
 ) -> Result<Part> {
-    let (sealing, progress) = (Arc::clone(sealing), progress.to_vec());
+    let (spool, sealing, progress) = (spool.clone(), Arc::clone(sealing), progress.to_vec());
     let (bell, stop) = (Arc::clone(bell), Arc::clone(stop));
-    start_thread("sealer".to_owned(), move || sealing::run(sealer, &sealing, &progress, &bell, &stop))
+    start_thread("sealer".to_owned(), move || sealing::run(sealer, &spool, &sealing, &progress, &bell, &stop))
 }
 
 fn start_upstreams(

@@ -8,7 +8,7 @@ pub mod output;
 mod run;
 mod status;
 mod tail;
-mod verify;
+pub(crate) mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -81,9 +81,9 @@ pub struct Node {
 enum Value {
     Text(String),
     Integer(i64),
-    Float(f64),
+    Float,
     Boolean(bool),
-    Time(String),
+    Time,
     List(Vec<Node>),
     Table(Vec<(String, Node)>),
 }
@@ -93,9 +93,9 @@ impl Value {
         match self {
             Self::Text(_) => "text",
             Self::Integer(_) => "an integer",
-            Self::Float(_) => "a number",
+            Self::Float => "a number",
             Self::Boolean(_) => "true or false",
-            Self::Time(_) => "a date or time",
+            Self::Time => "a date or time",
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
         }
@@ -401,9 +401,9 @@ impl Source<'_> {
                     problem: "the integer does not fit 64 bits".to_owned(),
                 })?)
             }
-            DeValue::Float(float) => Value::Float(float.as_str().parse().unwrap_or(f64::NAN)),
+            DeValue::Float(_) => Value::Float,
             DeValue::Boolean(value) => Value::Boolean(*value),
-            DeValue::Datetime(time) => Value::Time(time.to_string()),
+            DeValue::Datetime(_) => Value::Time,
             DeValue::Array(elements) => Value::List(
                 elements
                     .iter()

@@ -18,6 +18,7 @@ use std::time::Duration;
 use forebay_broker::config::{Limits, ListenerConfig};
 use forebay_broker::topic::TopicPattern;
 use forebay_storage::dataset::spec::DatasetSpec;
+use forebay_storage::spool::SpoolConfig;
 
 pub use self::document::{ConfigError, ENV_PREFIX, Node, Origin, nearest};
 pub use self::sample::sample;
@@ -43,7 +44,7 @@ pub struct Config {
     /// Datasets in file order; the first that takes a topic has it. Default: one, `messages`, that takes everything.
     pub datasets: Vec<Dataset>,
     /// The spool's bounds.
-    pub spool: Spool,
+    pub spool: SpoolConfig,
     /// When a batch is cut.
     pub batch: Batch,
     /// Where datasets are delivered to. Default: nowhere further, the local repository is the end.
@@ -69,27 +70,6 @@ pub enum OnRefused {
     DeadLetter,
     /// Close the connection without an acknowledgement.
     Disconnect,
-}
-
-/// `[spool]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spool {
-    /// Bytes of messages that wait to be sealed. Default 2 GiB. At the bound: `on_full`.
-    pub max_bytes: u64,
-    /// Bytes of the disk that stay free whatever `max_bytes` says. Default 256 MiB. At the bound: `on_full`.
-    pub min_free_bytes: u64,
-    /// What happens at either bound. Default: refuse.
-    pub on_full: OnFull,
-}
-
-/// What happens when the spool is full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnFull {
-    /// No acknowledgement and no further reading: devices keep their messages.
-    #[default]
-    Refuse,
-    /// The oldest messages are dropped, counted and recorded as a gap.
-    DropOldest,
 }
 
 /// `[batch]`: whichever comes first cuts a batch.
@@ -150,17 +130,11 @@ impl Default for Config {
             on_refused: OnRefused::default(),
             limits: Limits::default(),
             datasets: dataset::default_datasets(),
-            spool: Spool::default(),
+            spool: SpoolConfig::default(),
             batch: Batch::default(),
             upstreams: Vec::new(),
             log: Log::default(),
         }
-    }
-}
-
-impl Default for Spool {
-    fn default() -> Self {
-        Self { max_bytes: 2 << 30, min_free_bytes: 256 << 20, on_full: OnFull::default() }
     }
 }
 

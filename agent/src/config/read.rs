@@ -5,9 +5,10 @@ use std::num::NonZeroU16;
 use std::path::{Component, PathBuf};
 
 use forebay_broker::config::{Limits, ListenerConfig};
+use forebay_storage::spool::{OnFull, SpoolConfig};
 
 use super::document::{ConfigError, Node, Section, nearest};
-use super::{Batch, Config, Log, LogFormat, OnFull, OnRefused, Spool, Upstream, UpstreamKind};
+use super::{Batch, Config, Log, LogFormat, OnRefused, Upstream, UpstreamKind};
 
 type Result<T> = std::result::Result<T, ConfigError>;
 
@@ -200,6 +201,7 @@ fn limits(section: &mut Section) -> Result<Limits> {
             positive,
         )?,
         write_timeout: section.read("write_timeout", default.write_timeout, Node::duration)?,
+        shutdown_timeout: section.read("shutdown_timeout", default.shutdown_timeout, Node::duration)?,
     })
 }
 
@@ -209,9 +211,9 @@ fn positive<T: TryFrom<i64> + PartialOrd + From<u8>>(node: &Node) -> Result<T> {
     if value < T::from(1) { Err(node.error("at least 1")) } else { Ok(value) }
 }
 
-fn spool(section: &mut Section) -> Result<Spool> {
-    let default = Spool::default();
-    Ok(Spool {
+fn spool(section: &mut Section) -> Result<SpoolConfig> {
+    let default = SpoolConfig::default();
+    Ok(SpoolConfig {
         max_bytes: section.read("max_bytes", default.max_bytes, |node| match node.size()? {
             bytes if bytes >= 4 << 20 => Ok(bytes),
             _ => Err(node.error("at least 4 MiB")),
@@ -220,6 +222,7 @@ fn spool(section: &mut Section) -> Result<Spool> {
         on_full: section.read("on_full", default.on_full, |node| {
             word(node, &[("refuse", OnFull::Refuse), ("drop-oldest", OnFull::DropOldest)])
         })?,
+        ..default
     })
 }
 
