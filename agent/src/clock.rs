@@ -70,8 +70,7 @@ impl Clock {
 fn is_synchronised(wall: SystemTime, timesync_dir: &Path) -> bool {
     let since_1970 = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
     let has_service = timesync_dir.is_dir();
-    since_1970.as_secs() >= NOT_BEFORE_SECS
-        && (!has_service || timesync_dir.join("synchronized").exists())
+    since_1970.as_secs() >= NOT_BEFORE_SECS && (!has_service || timesync_dir.join("synchronized").exists())
 }
 
 #[cfg(test)]

@@ -140,9 +140,7 @@ impl Ingest {
             Inbound::OpenSession { client_id, expiry_secs, ticket } => {
                 Some(Request::OpenSession { client_id, expiry_secs, ticket })
             }
-            Inbound::CloseSession { client_id, ticket } => {
-                Some(Request::CloseSession { client_id, ticket })
-            }
+            Inbound::CloseSession { client_id, ticket } => Some(Request::CloseSession { client_id, ticket }),
         }
     }
 
@@ -158,7 +156,11 @@ impl Ingest {
     }
 
     fn without_dataset(&self, publish: InboundPublish) -> Option<Request<Ticket>> {
-        tracing::debug!(client_id = &*publish.client_id, topic = publish.topic.as_str(), "No dataset takes this topic.");
+        tracing::debug!(
+            client_id = &*publish.client_id,
+            topic = publish.topic.as_str(),
+            "No dataset takes this topic."
+        );
         if publish.can_be_told || self.on_refused == OnRefused::Disconnect {
             self.counters.no_dataset_refused.fetch_add(1, Ordering::Relaxed);
             publish.ticket.resolve(Outcome::Refused(Refusal::NoDataset));

@@ -43,9 +43,7 @@ impl Router {
         let routes = datasets
             .iter()
             .enumerate()
-            .flat_map(|(index, dataset)| {
-                dataset.topics.iter().map(move |pattern| (pattern.clone(), index))
-            })
+            .flat_map(|(index, dataset)| dataset.topics.iter().map(move |pattern| (pattern.clone(), index)))
             .collect();
         Self { routes }
     }
@@ -97,12 +95,8 @@ fn covers_levels(wide: &[Level<'_>], narrow: &[Level<'_>]) -> bool {
     match (wide, narrow) {
         // `a/#` takes `a` too.
         ([Level::Multi], _) | ([], []) => true,
-        ([Level::Single, wide @ ..], [Level::Single | Level::Literal(_), narrow @ ..]) => {
-            covers_levels(wide, narrow)
-        }
-        ([Level::Literal(a), wide @ ..], [Level::Literal(b), narrow @ ..]) if a == b => {
-            covers_levels(wide, narrow)
-        }
+        ([Level::Single, wide @ ..], [Level::Single | Level::Literal(_), narrow @ ..]) => covers_levels(wide, narrow),
+        ([Level::Literal(a), wide @ ..], [Level::Literal(b), narrow @ ..]) if a == b => covers_levels(wide, narrow),
         _ => false,
     }
 }
@@ -153,11 +147,8 @@ mod tests {
         let topic = "site/berlin/dev-7/temp";
         let route = router(&["site/{site}/{device}/temp"]).route(topic).unwrap();
 
-        let captured: Vec<&str> = route
-            .captures
-            .iter()
-            .map(|range| &topic[usize::from(range.start)..usize::from(range.end)])
-            .collect();
+        let captured: Vec<&str> =
+            route.captures.iter().map(|range| &topic[usize::from(range.start)..usize::from(range.end)]).collect();
 
         assert_eq!(captured, ["berlin", "dev-7"]);
     }
@@ -190,14 +181,9 @@ mod tests {
         ] {
             assert!(covers(wide, narrow), "{wide} covers {narrow}");
         }
-        for (wide, narrow) in [
-            ("a/b", "a/+"),
-            ("+/b", "a/b/c"),
-            ("a/+", "a/#"),
-            ("#", "$SYS/#"),
-            ("+/x", "$SYS/x"),
-            ("a/+", "a"),
-        ] {
+        for (wide, narrow) in
+            [("a/b", "a/+"), ("+/b", "a/b/c"), ("a/+", "a/#"), ("#", "$SYS/#"), ("+/x", "$SYS/x"), ("a/+", "a")]
+        {
             assert!(!covers(wide, narrow), "{wide} does not cover {narrow}");
         }
     }

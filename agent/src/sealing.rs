@@ -6,7 +6,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use forebay_storage::position::Seq;
 use forebay_storage::sealer::{DatasetSealer, SealError, Sealer};
 use forebay_storage::spool::Spool;
 use serde::{Deserialize, Serialize};
@@ -70,10 +69,8 @@ impl Sealing {
     pub fn seal_all(&self, limit: Duration) -> Result<()> {
         let ticket = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         let done = lock(&self.done);
-        let (done, _) = self
-            .did
-            .wait_timeout_while(done, limit, |done| *done < ticket)
-            .unwrap_or_else(PoisonError::into_inner);
+        let (done, _) =
+            self.did.wait_timeout_while(done, limit, |done| *done < ticket).unwrap_or_else(PoisonError::into_inner);
         if *done < ticket {
             bail!("sealing did not finish within {} s", limit.as_secs());
         }
@@ -86,6 +83,13 @@ impl Sealing {
     fn note(&self, sealer: &Sealer) {
         let chains = sealer.datasets().map(|dataset| (dataset.spec().name.clone(), chain(dataset)));
         *lock(&self.datasets) = chains.collect();
+    }
+
+    fn note_error(&self, error: Option<SealError>) {
+        if let Some(problem) = &error {
+            error!(%problem, "A batch could not be sealed; its messages stay in the spool.");
+        }
+        *lock(&self.last_error) = error.map(|error| error.to_string());
     }
 
     fn note_done(&self, asked: u64) {
@@ -110,56 +114,36 @@ fn chain(dataset: &DatasetSealer) -> Chain {
 }
 
 /// Seals what is due until `stop`.
-pub fn run(mut sealer: Sealer, spool: &Spool, sealing: &Sealing, progress: &[Arc<Progress>], bell: &Bell, stop: &AtomicBool) {
-    let mut seen = spool.log_end();
+pub fn run(
+    mut sealer: Sealer,
+    spool: &Spool,
+    sealing: &Sealing,
+    progress: &[Arc<Progress>],
+    bell: &Bell,
+    stop: &AtomicBool,
+) {
     while !stop.load(Ordering::Relaxed) {
         // Without an upstream the local repository is the end, and that is always reachable.
         let reachable = progress.is_empty() || progress.iter().any(|upstream| upstream.is_reachable());
         sealer.handle_upstream(reachable);
         let asked = sealing.asked.load(Ordering::SeqCst);
-        let outcome = if sealing.is_asked() { seal_all(&mut sealer) } else { seal_due(&mut sealer) };
+        let outcome = seal(&mut sealer, sealing.is_asked());
         let failed = outcome.is_err();
-        match outcome {
-            Ok(true) => {
-                sealing.note(&sealer);
-                bell.ring();
-                *lock(&sealing.last_error) = None;
-            }
-            Ok(false) => *lock(&sealing.last_error) = None,
-            Err(problem) => {
-                error!(%problem, "A batch could not be sealed; its messages stay in the spool.");
-                *lock(&sealing.last_error) = Some(problem.to_string());
-            }
+        if let Ok(true) = outcome {
+            sealing.note(&sealer);
+            bell.ring();
         }
+        sealing.note_error(outcome.err());
         sealing.note_done(asked);
-        seen = rest(&sealer, spool, seen, failed, stop);
+        rest(&sealer, spool, failed, stop);
     }
 }
 
-/// Sleeps until there is something to do. Answers the log end.
-fn rest(
-    sealer: &Sealer,
-    spool: &Spool,
-    seen: Seq,
-    failed: bool,
-    stop: &AtomicBool,
-) -> Seq {
-    std::thread::sleep(LOOK_APART);
-    if failed {
-        let until = clock::now() + RETRY_AFTER;
-        while clock::now() < until && !stop.load(Ordering::Relaxed) {
-            std::thread::sleep(LOOK_EVERY);
-        }
-        return seen;
+/// Seals what is due, or everything. Answers whether there was anything.
+fn seal(sealer: &mut Sealer, everything: bool) -> Result<bool, SealError> {
+    if everything {
+        sealer.handle_drain()?;
     }
-    let due_in = sealer.poll_timeout().map_or(LOOK_EVERY, |due_us| {
-        let micros = due_us.saturating_sub(clock::micros(clock::wall())).max(0);
-        Duration::from_micros(micros.unsigned_abs())
-    });
-    spool.wait_past(seen, due_in.min(LOOK_EVERY))
-}
-
-fn seal_due(sealer: &mut Sealer) -> Result<bool, SealError> {
     let mut any = false;
     while let Some((sealed, reason)) = sealer.seal_due(clock::micros(clock::wall()))? {
         info!(
@@ -176,19 +160,21 @@ fn seal_due(sealer: &mut Sealer) -> Result<bool, SealError> {
     Ok(any)
 }
 
-fn seal_all(sealer: &mut Sealer) -> Result<bool, SealError> {
-    let all = sealer.seal_all()?;
-    for sealed in &all {
-        info!(
-            dataset = sealed.dataset,
-            rows = sealed.rows,
-            dead_letters = sealed.dead_letters,
-            duplicates = sealed.duplicates,
-            bytes = sealed.bytes,
-            "Sealed on request."
-        );
+/// Sleeps until there may be something to do.
+fn rest(sealer: &Sealer, spool: &Spool, failed: bool, stop: &AtomicBool) {
+    std::thread::sleep(LOOK_APART);
+    if failed {
+        let until = clock::now() + RETRY_AFTER;
+        while clock::now() < until && !stop.load(Ordering::Relaxed) {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        return;
     }
-    Ok(!all.is_empty())
+    let due_in = sealer.poll_timeout().map_or(LOOK_EVERY, |due_us| {
+        let micros = due_us.saturating_sub(clock::micros(clock::wall())).max(0);
+        Duration::from_micros(micros.unsigned_abs())
+    });
+    spool.wait_past(sealer.scanned(), due_in.min(LOOK_EVERY));
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -152,11 +152,8 @@ struct Waiting {
 impl Shared {
     /// Takes a sample of what rates are made of.
     pub fn sample(&self, at: Instant) {
-        let sample = Sample {
-            at,
-            stored: self.spool.counters().messages_stored,
-            spool_bytes: self.spool.usage().live_bytes,
-        };
+        let sample =
+            Sample { at, stored: self.spool.counters().messages_stored, spool_bytes: self.spool.usage().live_bytes };
         self.rates.push(sample);
     }
 
@@ -174,8 +171,7 @@ impl Shared {
         status.broker.insert("sessions_away".to_owned(), broker.sessions_away);
         status.refused = self.refused(&status.broker);
         status.spool.stored_per_sec = self.rates.stored_per_sec();
-        status.spool.full_in_secs =
-            self.rates.full_in_secs(status.spool.bytes, status.spool.max_bytes);
+        status.spool.full_in_secs = self.rates.full_in_secs(status.spool.bytes, status.spool.max_bytes);
         status.upstreams = self.progress.iter().map(|progress| progress.report()).collect();
         status.sealing_error = self.sealing.last_error();
         Ok(status)
@@ -207,9 +203,7 @@ impl Rates {
     fn push(&self, sample: Sample) {
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         samples.push_back(sample);
-        while samples.len() > 1
-            && sample.at.duration_since(samples[0].at) > GROWTH_OVER + Duration::from_secs(1)
-        {
+        while samples.len() > 1 && sample.at.duration_since(samples[0].at) > GROWTH_OVER + Duration::from_secs(1) {
             samples.pop_front();
         }
     }
@@ -304,10 +298,7 @@ fn of_spool(config: &Config, spool: &Spool, chains: &BTreeMap<String, Chain>) ->
 }
 
 fn unknown_fields(counters: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    counters
-        .iter()
-        .filter_map(|(name, count)| Some((name.strip_prefix(UNKNOWN_FIELD)?.to_owned(), *count)))
-        .collect()
+    counters.iter().filter_map(|(name, count)| Some((name.strip_prefix(UNKNOWN_FIELD)?.to_owned(), *count))).collect()
 }
 
 /// What waits to be sealed, by chunk headers alone: the chunk at a dataset's sealed position counts as a whole.

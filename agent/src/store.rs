@@ -37,8 +37,7 @@ impl Store {
     /// Opens the data directory, and makes it if it is missing.
     pub fn open(config: &Config) -> Result<Self> {
         let fs = DurableFs::new();
-        fs.create_dir_all(&config.data_dir)
-            .with_context(|| format!("create {}", config.data_dir.display()))?;
+        fs.create_dir_all(&config.data_dir).with_context(|| format!("create {}", config.data_dir.display()))?;
         let lock = lock(&config.data_dir)?;
         let dir = config.data_dir.join("spool");
         let (spool, report) = Spool::open(&dir, config.spool.clone(), fs.clone())
@@ -68,8 +67,6 @@ fn lock(data_dir: &Path) -> Result<File> {
         Err(TryLockError::WouldBlock) => {
             bail!("{} is in use by another forebay process", data_dir.display())
         }
-        Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("lock {}", path.display()))
-        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
     }
 }

@@ -19,8 +19,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use forebay_broker::inbound::Ticket;
 use forebay_broker::{Broker, Listener, StoredSession};
+use forebay_storage::batcher::BatchLimits;
 use forebay_storage::position::DatasetId;
-use forebay_storage::sealer::{BatchLimits, SealError, Sealer};
+use forebay_storage::sealer::{SealError, Sealer};
 use forebay_storage::spool::{Request, Spool, Writer};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -207,11 +208,10 @@ fn open(config: &Config) -> Result<(Store, Sealer)> {
         age_us: i64::try_from(config.batch.age.as_micros()).unwrap_or(i64::MAX),
     };
     let now_us = clock::micros(clock::wall());
-    let sealer =
-        Sealer::open(store.spool.clone(), &root, &config.gateway, &specs, limits, &store.fs, now_us);
+    let sealer = Sealer::open(store.spool.clone(), &store.fs, &root, &config.gateway, &specs, limits, now_us);
     let sealer = sealer.map_err(|error| match error {
         // The file asks for something that the dataset on disk does not allow: a restart cures nothing.
-        SealError::Incompatible(incompatible) => anyhow::Error::from(ConfigError {
+        incompatible @ SealError::Incompatible { .. } => anyhow::Error::from(ConfigError {
             origin: Origin::Default,
             key: "dataset".to_owned(),
             problem: incompatible.to_string(),

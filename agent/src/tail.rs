@@ -149,9 +149,7 @@ impl Filter {
         match self {
             Self::Everything => true,
             Self::Dataset(id) => message.dataset == *id,
-            Self::Topics(pattern) => {
-                std::str::from_utf8(&message.topic).is_ok_and(|topic| pattern.matches(topic))
-            }
+            Self::Topics(pattern) => std::str::from_utf8(&message.topic).is_ok_and(|topic| pattern.matches(topic)),
         }
     }
 }

@@ -11,9 +11,8 @@ use crate::config::{Log, LogFormat};
 /// Starts logging, once per process; a second call changes nothing. `RUST_LOG` decides over the configuration.
 pub fn start(log: &Log) -> Result<()> {
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| log.level.clone());
-    let filter: EnvFilter = directives
-        .parse()
-        .with_context(|| format!("read the log level {directives:?} (RUST_LOG or log.level)"))?;
+    let filter: EnvFilter =
+        directives.parse().with_context(|| format!("read the log level {directives:?} (RUST_LOG or log.level)"))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_timer(SystemTime)

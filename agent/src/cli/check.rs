@@ -81,12 +81,18 @@ fn datasets(datasets: &[Dataset]) -> Table {
         let spec = &dataset.spec;
         for (position, pattern) in dataset.topics.iter().enumerate() {
             if position > 0 {
-                table.row([pattern.to_string().into(), spec.name.as_str().into(), "".into(), "".into(), "".into(), "".into()]);
+                table.row([
+                    pattern.to_string().into(),
+                    spec.name.as_str().into(),
+                    "".into(),
+                    "".into(),
+                    "".into(),
+                    "".into(),
+                ]);
                 continue;
             }
             let fields = spec.fields.iter().map(|field| field.name.as_str());
-            let columns: Vec<&str> =
-                spec.captures.iter().map(String::as_str).chain(fields).collect();
+            let columns: Vec<&str> = spec.captures.iter().map(String::as_str).chain(fields).collect();
             table.row([
                 pattern.to_string().into(),
                 Cell::from(spec.name.as_str()).tone(Tone::Strong),

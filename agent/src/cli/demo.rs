@@ -19,10 +19,7 @@ pub(super) struct Args {
 
 /// Runs the command. Log lines would drown the story, so only errors are shown unless asked for.
 pub(super) fn run(args: &Args, format: Option<LogFormat>, level: Option<&str>) -> Result<ExitCode> {
-    telemetry::start(&Log {
-        format: format.unwrap_or_default(),
-        level: level.unwrap_or("error").to_owned(),
-    })?;
+    telemetry::start(&Log { format: format.unwrap_or_default(), level: level.unwrap_or("error").to_owned() })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("forebay-net")
         .enable_all()

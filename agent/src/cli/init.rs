@@ -28,8 +28,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         .create_new(true)
         .open(path)
         .with_context(|| format!("create {}", path.display()))?;
-    file.write_all(config::sample().as_bytes())
-        .with_context(|| format!("write {}", path.display()))?;
+    file.write_all(config::sample().as_bytes()).with_context(|| format!("write {}", path.display()))?;
     output::print(&format!("wrote {}\n", path.display()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -91,8 +91,8 @@ impl Cli {
     }
 
     fn loaded(&self) -> Result<Loaded> {
-        let env = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let env =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let mut loaded = Config::load(self.config.as_deref(), env)?;
         if let Some(format) = self.log {
             loaded.config.log.format = format;

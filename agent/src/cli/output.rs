@@ -125,9 +125,8 @@ impl Table {
         let widths: Vec<usize> = (0..columns)
             .map(|column| self.rows.iter().map(|row| width(&row[column].text)).max().unwrap_or(0))
             .collect();
-        let is_number: Vec<bool> = (0..columns)
-            .map(|column| self.rows.iter().skip(1).any(|row| row[column].right))
-            .collect();
+        let is_number: Vec<bool> =
+            (0..columns).map(|column| self.rows.iter().skip(1).any(|row| row[column].right)).collect();
         let mut out = String::new();
         for row in &self.rows {
             let mut line = String::new();
@@ -135,11 +134,8 @@ impl Table {
                 let padding = " ".repeat(widths[column] - width(&cell.text));
                 let text = tinted(&cell.text, cell.tone, colour);
                 let gap = if column == 0 { "" } else { "  " };
-                line += &if is_number[column] {
-                    format!("{gap}{padding}{text}")
-                } else {
-                    format!("{gap}{text}{padding}")
-                };
+                line +=
+                    &if is_number[column] { format!("{gap}{padding}{text}") } else { format!("{gap}{text}{padding}") };
             }
             out += line.trim_end();
             out.push('\n');

@@ -105,12 +105,8 @@ fn heading(status: &Status, colour: bool, out: &mut String) {
         let _ = writeln!(out, "listener  {listeners}  {} connections", grouped(open));
     }
     let spool = &status.spool;
-    let mut line = format!(
-        "spool     {} of {}  {} waiting",
-        bytes(spool.bytes),
-        bytes(spool.max_bytes),
-        grouped(spool.waiting)
-    );
+    let mut line =
+        format!("spool     {} of {}  {} waiting", bytes(spool.bytes), bytes(spool.max_bytes), grouped(spool.waiting));
     if let Some(secs) = spool.oldest_waiting_secs {
         let _ = write!(line, ", oldest {}", span(secs));
     }

@@ -36,8 +36,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, config: &Config) -> Result<ExitCode> {
-    let request =
-        TailRequest { filter: args.filter.clone(), lines: args.lines, follow: args.follow };
+    let request = TailRequest { filter: args.filter.clone(), lines: args.lines, follow: args.follow };
     match ask(config, &ControlRequest::Tail(request.clone()))? {
         Source::Agent(mut answers) => {
             while let Some(line) = answers.next()? {

@@ -66,11 +66,7 @@ pub fn verdict(ok: bool, colour: bool) -> String {
 pub fn table(datasets: &[DatasetReport]) -> Table {
     let mut table = Table::new(["dataset", "rows", "slices", "blocks", "head", "verify"]);
     for dataset in datasets {
-        let verify = if dataset.ok {
-            Cell::from("ok").tone(Tone::Good)
-        } else {
-            Cell::from("failed").tone(Tone::Bad)
-        };
+        let verify = if dataset.ok { Cell::from("ok").tone(Tone::Good) } else { Cell::from("failed").tone(Tone::Bad) };
         table.row([
             dataset.name.as_str().into(),
             dataset.rows.into(),

@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 
 use forebay_broker::topic::TopicPattern;
-use forebay_storage::dataset::spec::{
-    DatasetSpec, EVENT_TIME_TOLERANCE, Envelope, FieldSpec, Format, Merge,
-};
+use forebay_storage::dataset::spec::{DatasetSpec, EVENT_TIME_TOLERANCE, Envelope, FieldSpec, Format, Merge};
 
 use super::Dataset;
 use super::document::{ConfigError, Node, Section};
@@ -61,18 +59,13 @@ fn dataset(mut section: Section) -> Result<Dataset> {
         format,
         fields,
         event_time: section.read("event_time", None, |node| Ok(Some(node.text()?.to_owned())))?,
-        event_time_tolerance: section.read(
-            "event_time_tolerance",
-            EVENT_TIME_TOLERANCE,
-            Node::duration,
-        )?,
+        event_time_tolerance: section.read("event_time_tolerance", EVENT_TIME_TOLERANCE, Node::duration)?,
         merge: section.take("merge").map_or(Ok(Merge::Append), merge)?,
         envelope: section.take("envelope").map_or(Ok(Envelope::default()), envelope)?,
         extra: section.read("extra", false, Node::boolean)?,
     };
     section.finish()?;
-    spec.validate()
-        .map_err(|error| ConfigError { problem: error.to_string(), ..whole })?;
+    spec.validate().map_err(|error| ConfigError { problem: error.to_string(), ..whole })?;
     Ok(Dataset { spec, topics })
 }
 

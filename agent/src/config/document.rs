@@ -148,9 +148,8 @@ impl Node {
             Value::List(nodes) => {
                 let count = nodes.len();
                 let Some(index) = index.filter(|index| *index <= count) else {
-                    let problem = format!(
-                        "is a list of {count}: number its entries, 0 to {count} (the last one is new)"
-                    );
+                    let problem =
+                        format!("is a list of {count}: number its entries, 0 to {count} (the last one is new)");
                     return Err(ConfigError { origin, key: self.key.clone(), problem });
                 };
                 if index == count {
@@ -179,8 +178,7 @@ impl Node {
             return Ok(Value::Text(text.to_owned()));
         }
         let document = format!("value = {text}");
-        let parsed = DeTable::parse(&document)
-            .map_err(|error| self.error(format!("not TOML: {}", error.message())))?;
+        let parsed = DeTable::parse(&document).map_err(|error| self.error(format!("not TOML: {}", error.message())))?;
         let Some(value) = parsed.get_ref().get("value") else {
             return Err(self.error("is empty"));
         };
@@ -203,11 +201,7 @@ impl Node {
 
     /// An error at this value.
     pub fn error(&self, problem: impl fmt::Display) -> ConfigError {
-        ConfigError {
-            origin: self.origin.clone(),
-            key: self.key.clone(),
-            problem: problem.to_string(),
-        }
+        ConfigError { origin: self.origin.clone(), key: self.key.clone(), problem: problem.to_string() }
     }
 
     fn expected(&self, what: &str) -> ConfigError {
@@ -223,10 +217,7 @@ impl Node {
     }
 
     /// Text that `parse` understands.
-    pub fn parsed<T, E: fmt::Display>(
-        &self,
-        parse: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Result<T, ConfigError> {
+    pub fn parsed<T, E: fmt::Display>(&self, parse: impl FnOnce(&str) -> Result<T, E>) -> Result<T, ConfigError> {
         parse(self.text()?).map_err(|problem| self.error(problem))
     }
 
@@ -266,9 +257,9 @@ impl Node {
     pub fn duration(&self) -> Result<std::time::Duration, ConfigError> {
         match &self.value {
             Value::Text(_) => self.parsed(super::units::duration),
-            Value::Integer(value) => Err(self.error(format!(
-                "expected a time span with its unit, such as \"{value}s\", found an integer"
-            ))),
+            Value::Integer(value) => {
+                Err(self.error(format!("expected a time span with its unit, such as \"{value}s\", found an integer")))
+            }
             _ => Err(self.expected("a time span such as \"60s\"")),
         }
     }
@@ -337,11 +328,7 @@ impl Section {
 
     /// An error of the section as a whole.
     pub fn error(&self, problem: impl fmt::Display) -> ConfigError {
-        ConfigError {
-            origin: self.origin.clone(),
-            key: self.key.clone(),
-            problem: problem.to_string(),
-        }
+        ConfigError { origin: self.origin.clone(), key: self.key.clone(), problem: problem.to_string() }
     }
 
     /// Nothing may be left.
@@ -385,12 +372,7 @@ impl Source<'_> {
         }
     }
 
-    fn node(
-        &self,
-        key: &str,
-        value: &Spanned<DeValue<'_>>,
-        origin: Origin,
-    ) -> Result<Node, ConfigError> {
+    fn node(&self, key: &str, value: &Spanned<DeValue<'_>>, origin: Origin) -> Result<Node, ConfigError> {
         let value = match value.get_ref() {
             DeValue::String(text) => Value::Text(text.to_string()),
             DeValue::Integer(integer) => {
@@ -415,12 +397,7 @@ impl Source<'_> {
         Ok(Node { key: key.to_owned(), origin, value })
     }
 
-    fn table(
-        &self,
-        key: &str,
-        table: &DeTable<'_>,
-        origin: Origin,
-    ) -> Result<Node, ConfigError> {
+    fn table(&self, key: &str, table: &DeTable<'_>, origin: Origin) -> Result<Node, ConfigError> {
         let mut written: Vec<_> = table.iter().collect();
         written.sort_by_key(|(name, _)| name.span().start);
         let mut entries = Vec::new();

@@ -24,8 +24,5 @@ const LATER: &[(&str, &str, &str)] = &[
 
 /// Whether a key comes later.
 pub fn find(section: &str, key: &str) -> Option<Later> {
-    LATER
-        .iter()
-        .find(|(in_section, name, _)| *in_section == section && *name == key)
-        .map(|(_, _, what)| Later { what })
+    LATER.iter().find(|(in_section, name, _)| *in_section == section && *name == key).map(|(_, _, what)| Later { what })
 }

@@ -123,9 +123,7 @@ impl Default for Config {
         Self {
             gateway: host_name(),
             data_dir: PathBuf::from("./forebay-data"),
-            listeners: vec![ListenerConfig {
-                bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 1_883)),
-            }],
+            listeners: vec![ListenerConfig { bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 1_883)) }],
             allow_anonymous: false,
             on_refused: OnRefused::default(),
             limits: Limits::default(),
@@ -161,10 +159,7 @@ pub struct Loaded {
 
 impl Config {
     /// Reads `file`, or the first file of [`SEARCH_PATH`] that exists, or nothing; then applies `env`.
-    pub fn load(
-        file: Option<&Path>,
-        env: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Loaded, ConfigError> {
+    pub fn load(file: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, ConfigError> {
         let found = match file {
             Some(file) => Some(file.to_owned()),
             None => SEARCH_PATH.iter().map(PathBuf::from).find(|path| path.is_file()),
@@ -196,12 +191,8 @@ fn read_file(file: &Path) -> Result<String, ConfigError> {
     })
 }
 
-fn apply_env(
-    tree: &mut Node,
-    env: impl IntoIterator<Item = (String, String)>,
-) -> Result<(), ConfigError> {
-    let mut overrides: Vec<_> =
-        env.into_iter().filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
+fn apply_env(tree: &mut Node, env: impl IntoIterator<Item = (String, String)>) -> Result<(), ConfigError> {
+    let mut overrides: Vec<_> = env.into_iter().filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
     overrides.sort();
     overrides.iter().try_for_each(|(name, value)| tree.set_from_env(name, value))
 }

@@ -17,8 +17,7 @@ pub fn config(tree: Node) -> Result<Config> {
     let default = Config::default();
     let mut root = tree.section()?;
     let gateway = root.read("gateway", default.gateway, gateway)?;
-    let data_dir =
-        root.read("data_dir", default.data_dir, |node| Ok(PathBuf::from(node.text()?)))?;
+    let data_dir = root.read("data_dir", default.data_dir, |node| Ok(PathBuf::from(node.text()?)))?;
     let on_refused = root.read("on_refused", default.on_refused, on_refused)?;
     let allow_anonymous = section(&mut root, "auth", auth)?.unwrap_or(false);
     let listeners = match root.take("listener") {
@@ -113,11 +112,8 @@ fn listeners(node: Node, allow_anonymous: bool) -> Result<Vec<ListenerConfig>> {
 
 fn bind(node: &Node, allow_anonymous: bool) -> Result<SocketAddr> {
     let bind: SocketAddr = node.parsed(|text| {
-        text.parse().map_err(|_| {
-            format!(
-                "{text:?} is not an address and port such as \"127.0.0.1:1883\" or \"[::1]:1883\""
-            )
-        })
+        text.parse()
+            .map_err(|_| format!("{text:?} is not an address and port such as \"127.0.0.1:1883\" or \"[::1]:1883\""))
     })?;
     if !bind.ip().is_loopback() && !allow_anonymous {
         return Err(node.error(format!(
@@ -133,27 +129,13 @@ fn limits(section: &mut Section) -> Result<Limits> {
     Ok(Limits {
         connections_max: section.read("connections_max", default.connections_max, positive)?,
         sessions_max: section.read("sessions_max", default.sessions_max, positive)?,
-        session_expiry_secs_max: section.read(
-            "session_expiry_max",
-            default.session_expiry_secs_max,
-            |node| {
-                u32::try_from(node.duration()?.as_secs())
-                    .map_err(|_| node.error("at most 136 years"))
-            },
-        )?,
-        connect_timeout: section.read(
-            "connect_timeout",
-            default.connect_timeout,
-            Node::duration,
-        )?,
-        keep_alive_secs_max: section.read(
-            "keep_alive_max",
-            default.keep_alive_secs_max,
-            |node| {
-                u16::try_from(node.duration()?.as_secs())
-                    .map_err(|_| node.error("at most 65,535 seconds [MQTT-3.1.2.10]"))
-            },
-        )?,
+        session_expiry_secs_max: section.read("session_expiry_max", default.session_expiry_secs_max, |node| {
+            u32::try_from(node.duration()?.as_secs()).map_err(|_| node.error("at most 136 years"))
+        })?,
+        connect_timeout: section.read("connect_timeout", default.connect_timeout, Node::duration)?,
+        keep_alive_secs_max: section.read("keep_alive_max", default.keep_alive_secs_max, |node| {
+            u16::try_from(node.duration()?.as_secs()).map_err(|_| node.error("at most 65,535 seconds [MQTT-3.1.2.10]"))
+        })?,
         packet_bytes_max: section.read("packet_bytes_max", default.packet_bytes_max, |node| {
             match u32::try_from(node.size()?) {
                 Ok(bytes @ 128..=268_435_460) => Ok(bytes),
@@ -163,11 +145,7 @@ fn limits(section: &mut Section) -> Result<Limits> {
         receive_maximum: section.read("receive_maximum", default.receive_maximum, |node| {
             NonZeroU16::new(node.integer()?).ok_or_else(|| node.error("at least 1"))
         })?,
-        topic_alias_maximum: section.read(
-            "topic_alias_maximum",
-            default.topic_alias_maximum,
-            Node::integer,
-        )?,
+        topic_alias_maximum: section.read("topic_alias_maximum", default.topic_alias_maximum, Node::integer)?,
         topic_bytes_max: section.read("topic_bytes_max", default.topic_bytes_max, |node| {
             usize::try_from(node.size()?)
                 .ok()
@@ -175,31 +153,19 @@ fn limits(section: &mut Section) -> Result<Limits> {
                 .ok_or_else(|| node.error("from 1 B to 65,535 B"))
         })?,
         topic_levels_max: section.read("topic_levels_max", default.topic_levels_max, positive)?,
-        client_id_bytes_max: section.read(
-            "client_id_bytes_max",
-            default.client_id_bytes_max,
-            |node| {
-                usize::try_from(node.size()?)
-                    .ok()
-                    .filter(|bytes| (23..=65_535).contains(bytes))
-                    .ok_or_else(|| node.error("from 23 B (MQTT-3.1.3-5) to 65,535 B"))
-            },
-        )?,
-        unstored_bytes_max: section.read(
-            "unstored_bytes_max",
-            default.unstored_bytes_max,
-            |node| {
-                u32::try_from(node.size()?)
-                    .ok()
-                    .filter(|bytes| *bytes >= 64 * 1024)
-                    .ok_or_else(|| node.error("from 64 KiB to 4 GiB"))
-            },
-        )?,
-        unstored_messages_max: section.read(
-            "unstored_messages_max",
-            default.unstored_messages_max,
-            positive,
-        )?,
+        client_id_bytes_max: section.read("client_id_bytes_max", default.client_id_bytes_max, |node| {
+            usize::try_from(node.size()?)
+                .ok()
+                .filter(|bytes| (23..=65_535).contains(bytes))
+                .ok_or_else(|| node.error("from 23 B (MQTT-3.1.3-5) to 65,535 B"))
+        })?,
+        unstored_bytes_max: section.read("unstored_bytes_max", default.unstored_bytes_max, |node| {
+            u32::try_from(node.size()?)
+                .ok()
+                .filter(|bytes| *bytes >= 64 * 1024)
+                .ok_or_else(|| node.error("from 64 KiB to 4 GiB"))
+        })?,
+        unstored_messages_max: section.read("unstored_messages_max", default.unstored_messages_max, positive)?,
         write_timeout: section.read("write_timeout", default.write_timeout, Node::duration)?,
         shutdown_timeout: section.read("shutdown_timeout", default.shutdown_timeout, Node::duration)?,
     })
@@ -264,21 +230,18 @@ fn upstream_kind(url: &str) -> std::result::Result<UpstreamKind, String> {
     };
     match scheme {
         "file" => directory(rest).map(UpstreamKind::Directory),
-        "s3" | "s3+http" | "s3+https" | "odf+https" | "odf+http" | "https" | "http" => Err(
-            format!("an upstream by `{scheme}://` is not in this version; there is `file://`"),
-        ),
+        "s3" | "s3+http" | "s3+https" | "odf+https" | "odf+http" | "https" | "http" => {
+            Err(format!("an upstream by `{scheme}://` is not in this version; there is `file://`"))
+        }
         _ => Err(format!("`{scheme}://` is not a scheme of an upstream; there is `file://`")),
     }
 }
 
 fn directory(path: &str) -> std::result::Result<PathBuf, String> {
     let path = PathBuf::from(path);
-    let plain = path
-        .components()
-        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     if !path.is_absolute() || !plain || path.parent().is_none() {
-        return Err("a directory is written in full, with three slashes: \"file:///mnt/usb/forebay\""
-            .to_owned());
+        return Err("a directory is written in full, with three slashes: \"file:///mnt/usb/forebay\"".to_owned());
     }
     Ok(path)
 }

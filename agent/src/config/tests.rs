@@ -89,10 +89,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
 
 #[test]
 fn a_value_of_the_wrong_type_is_named_with_line_and_key() {
-    assert_eq!(
-        error_of("[batch]\nrows = \"many\""),
-        "forebay.toml:2:1: `batch.rows`: expected an integer, found text"
-    );
+    assert_eq!(error_of("[batch]\nrows = \"many\""), "forebay.toml:2:1: `batch.rows`: expected an integer, found text");
     assert!(error_of("[batch]\nage = 60").contains("such as \"60s\""));
     assert!(error_of("[batch]\nrows = 0").contains("forebay.toml:2:1: `batch.rows`: from 1 to"));
     assert!(error_of("[spool]\nmax_bytes = \"2 gigs\"").contains("is not a size"));

@@ -14,8 +14,7 @@ const SIZES: &[(&str, u64)] = &[
     ("TiB", 1 << 40),
 ];
 
-const SPANS_MS: &[(&str, u64)] =
-    &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const SPANS_MS: &[(&str, u64)] = &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 /// Bytes of `"512"`, `"512B"`, `"64kB"`, `"2GiB"`.
 pub fn size(text: &str) -> Result<u64, String> {
@@ -37,9 +36,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 pub fn show_size(bytes: u64) -> String {
     let (unit, factor) = SIZES
         .iter()
-        .filter(|(unit, factor)| {
-            (unit.ends_with("iB") || *unit == "B") && bytes >= *factor && bytes % factor == 0
-        })
+        .filter(|(unit, factor)| (unit.ends_with("iB") || *unit == "B") && bytes >= *factor && bytes % factor == 0)
         .max_by_key(|(_, factor)| *factor)
         .unwrap_or(&SIZES[0]);
     format!("{}{unit}", bytes / factor)

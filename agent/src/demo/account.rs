@@ -42,11 +42,8 @@ impl Account {
     pub(super) fn new(tallies: &[Tally], evidence: Evidence) -> Self {
         let rows: BTreeMap<&(String, u64), u64> =
             evidence.rows.iter().flat_map(|(_, rows)| rows.iter().map(|(key, count)| (key, *count))).collect();
-        let dead: BTreeSet<(&str, &[u8])> = evidence
-            .dead_letters
-            .iter()
-            .map(|letter| (&*letter.message.client_id, &*letter.message.payload))
-            .collect();
+        let dead: BTreeSet<(&str, &[u8])> =
+            evidence.dead_letters.iter().map(|letter| (&*letter.message.client_id, &*letter.message.payload)).collect();
         let mut account = Self {
             acknowledged: 0,
             in_datasets: 0,

@@ -94,14 +94,7 @@ pub(super) fn fleet() -> Vec<Plan> {
     fleet
 }
 
-fn plan(
-    client_id: &str,
-    version: Version,
-    qos: u8,
-    topic: String,
-    payload: fn(u64) -> String,
-    every_ms: u64,
-) -> Plan {
+fn plan(client_id: &str, version: Version, qos: u8, topic: String, payload: fn(u64) -> String, every_ms: u64) -> Plan {
     let every = Duration::from_millis(every_ms);
     Plan { client_id: client_id.to_owned(), version, qos, topic, payload, every }
 }
@@ -161,8 +154,7 @@ impl Device {
 
     async fn run_v311(&self) -> Result<()> {
         use rumqttc::{AsyncClient, Event, MqttOptions, Packet};
-        let mut options =
-            MqttOptions::new(&self.plan.client_id, self.address.ip().to_string(), self.address.port());
+        let mut options = MqttOptions::new(&self.plan.client_id, self.address.ip().to_string(), self.address.port());
         options.set_clean_session(false);
         let (client, mut events) = AsyncClient::new(options, QUEUE);
         let qos = match self.plan.qos {

@@ -164,7 +164,11 @@ async fn play(stage: &Stage, agent: &Agent, address: SocketAddr, colour: bool) -
     let (stop, stopping) = watch::channel(false);
     let acknowledged = Arc::default();
     let fleet = devices::fleet();
-    say(&format!("{} devices publish for {} s, MQTT 3.1.1 and 5.0, QoS 0, 1 and 2", fleet.len(), PUBLISHING.as_secs()))?;
+    say(&format!(
+        "{} devices publish for {} s, MQTT 3.1.1 and 5.0, QoS 0, 1 and 2",
+        fleet.len(),
+        PUBLISHING.as_secs()
+    ))?;
     let tasks: Vec<_> = fleet
         .into_iter()
         .map(|device| devices::spawn(Device::new(device, address, Arc::clone(&acknowledged), stopping.clone())))
@@ -234,9 +238,11 @@ impl Watcher<'_> {
             Some(upstream) if upstream.reachable => {
                 tinted(&format!("reachable, {} blocks delivered", upstream.blocks), output::Tone::Good, self.colour)
             }
-            Some(upstream) => {
-                tinted(&format!("unreachable, {} blocks delivered", upstream.blocks), output::Tone::Warning, self.colour)
-            }
+            Some(upstream) => tinted(
+                &format!("unreachable, {} blocks delivered", upstream.blocks),
+                output::Tone::Warning,
+                self.colour,
+            ),
             None => String::new(),
         };
         let acknowledged = self.acknowledged.load(std::sync::atomic::Ordering::Relaxed);

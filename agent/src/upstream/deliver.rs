@@ -22,7 +22,7 @@ use crate::config::{Upstream, UpstreamKind};
 /// at often.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// Longest wait after a failure.
-const RETRY_MAX: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(2);
 /// How often an upstream that has everything is looked at, so that it is known to be reachable.
 const PROBE: Duration = Duration::from_secs(5);
 

@@ -142,10 +142,7 @@ impl Mirror<'_> {
             if next.is_none()
                 && let Some(foreign) = remote_head
             {
-                return Err(MirrorError::Diverged {
-                    path: self.remote.clone(),
-                    head: foreign.to_owned(),
-                });
+                return Err(MirrorError::Diverged { path: self.remote.clone(), head: foreign.to_owned() });
             }
         }
         Ok(blocks)
