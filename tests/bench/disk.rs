@@ -15,7 +15,7 @@ pub(crate) fn fdatasync_p50_ms(dir: &Path, bytes: usize, duration: Duration) -> 
     let path = dir.join("fdatasync.bin");
     let mut file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
     let block = vec![0xA5; bytes];
-    let mut latency_ns = Histogram::<u64>::new(3)?;
+    let mut latency_ns = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?;
     let end = now() + duration;
     loop {
         let before = now();

@@ -150,19 +150,20 @@ impl Agent {
         serde_json::from_str(&answer).with_context(|| format!("understand the status {answer}"))
     }
 
-    /// Waits until every message is a row or a dead letter. The batch age must be short.
-    pub fn drain(&self) -> Result<()> {
+    /// Waits until at least `messages` are stored and every one is a row or a dead letter. The batch age must be short.
+    /// Only QoS 0 needs the number: what was acknowledged is stored.
+    pub fn drain(&self, messages: u64) -> Result<()> {
         let deadline = now() + DRAIN_MAX;
         loop {
             let status = self.status()?;
             let waiting =
                 status.pointer("/spool/waiting").and_then(Value::as_u64).context("the status says what waits")?;
-            if waiting == 0 {
+            if waiting == 0 && stored >= messages {
                 return Ok(());
             }
             ensure!(
                 now() < deadline,
-                "{waiting} messages wait after {DRAIN_MAX:?}; the agent's log:\n{}",
+                "{stored} messages are stored and {waiting} wait after {DRAIN_MAX:?}; the agent's log:\n{}",
                 self.log.tail()
             );
             thread::sleep(POLL_EVERY);

@@ -27,7 +27,7 @@ fn start(config: &AgentConfig) -> Agent {
 
 /// Seals all that is stored, ends the agent, verifies what it left, and reads its dataset.
 fn finish(agent: Agent, config: &AgentConfig, dataset: &str) -> Rows {
-    agent.drain().expect("everything is sealed");
+    agent.drain(0).expect("everything is sealed");
     let status = agent.stop().expect("the agent stops");
     assert_eq!(status.code(), Some(0), "SIGTERM ends the agent with success");
     let verify = agent::command(Path::new(PROGRAM), config, &["verify"]).expect("verify runs");

@@ -17,7 +17,7 @@ fn a_restarted_agent_appends_to_the_same_dataset() {
             let payload = format!("{life} {number}");
             device.publish_and_wait(&Publish::new("a/b", payload.as_bytes(), 1, number)).unwrap();
         }
-        agent.drain().unwrap();
+        agent.drain(0).unwrap();
         agent.stop().unwrap();
     }
 

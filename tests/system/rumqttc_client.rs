@@ -22,6 +22,7 @@ fn every_message_of_rumqttc_is_a_row() {
         wanted.extend(publish_5(agent.mqtt_addr(), qos));
     }
 
+    agent.drain(wanted.len() as u64).unwrap();
     let rows = finish(agent, &config, "messages");
     let stored = rows.texts("value").unwrap();
     assert_eq!(stored.len(), wanted.len(), "each once");
