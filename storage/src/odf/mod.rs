@@ -12,7 +12,7 @@
 //!
 //! Reading order: [`multihash`] names things, [`flatbuffer`] lays out bytes, [`schema`], [`push_source`] and [`event`]
 //! are what a block can say, [`block`] is the block and its file, [`chain`] (pure) the rules by which one block follows
-//! another, [`repository`] the directory, [`verify`] the sceptic who believes none of it.
+//! another, [`repository`] the directory, [`mod@verify`] the sceptic who believes none of it.
 
 pub mod arrow_schema;
 pub mod block;

@@ -24,8 +24,7 @@ pub(super) struct Plan {
 /// Looks ahead: the time of the last message stamps every row of the batch, so it must be known before the first row is
 /// written. `None` when there is no message.
 pub(super) fn plan(spool: &Spool, id: DatasetId, from: Seq, limits: &BatchLimits) -> Result<Option<Plan>, SpoolError> {
-    let mut plan =
-        Plan { end: from, messages: 0, payload_bytes: 0, latest_received_us: i64::MIN, rest_since_us: None };
+    let mut plan = Plan { end: from, messages: 0, payload_bytes: 0, latest_received_us: i64::MIN, rest_since_us: None };
     loop {
         let read = spool.read(plan.end, Some(id), READ_MESSAGES, READ_BYTES)?;
         for (seq, message) in &read.messages {

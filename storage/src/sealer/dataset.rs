@@ -140,7 +140,9 @@ impl DatasetSealer {
                 }
                 _ if is_row => {}
                 Ok(Some(key)) if keys.contains(&key) || spool.ledger_contains(self.id, &key)? => rest.duplicates += 1,
-                Ok(_) => rest.bury(seq, message, "refused by an earlier declaration of the dataset", message.received_at_us),
+                Ok(_) => {
+                    rest.bury(seq, message, "refused by an earlier declaration of the dataset", message.received_at_us)
+                }
                 Err(reason) => rest.bury(seq, message, &reason.to_string(), message.received_at_us),
             }
             Ok(())
@@ -162,7 +164,8 @@ impl DatasetSealer {
     }
 
     fn commit(&mut self, spool: &Spool, sealed: Seq, rows: u64, rest: Rest) -> Result<(), SealError> {
-        let counts = [("rows", rows), ("duplicates", rest.duplicates), ("dead_letters", rest.dead_letters.len() as u64)];
+        let counts =
+            [("rows", rows), ("duplicates", rest.duplicates), ("dead_letters", rest.dead_letters.len() as u64)];
         spool.commit_seal(&SealCommit {
             dataset: self.id,
             sealed,

@@ -48,7 +48,9 @@ const HOT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
     /// The declared columns do not continue the chain's. A matter of configuration.
-    #[error("dataset {dataset}: {difference}; only optional fields (\"?\") may be added: give the changed dataset a new name")]
+    #[error(
+        "dataset {dataset}: {difference}; only optional fields (\"?\") may be added: give the changed dataset a new name"
+    )]
     Incompatible {
         /// Its name.
         dataset: String,
