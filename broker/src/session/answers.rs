@@ -12,8 +12,9 @@ pub(super) enum Reply {
     PubAck(PacketId),
     /// PUBREC of a QoS 2 PUBLISH.
     PubRec(PacketId),
-    /// PUBREC of a repeated QoS 2 PUBLISH, which is behind the first in the queue.
-    PubRecAgain(PacketId),
+    /// PUBREC of a repeated QoS 2 PUBLISH, which is behind the first in the queue: it says what the first one's says. The
+    /// number is the first one's claim.
+    PubRecAgain(PacketId, u64),
     /// PUBCOMP of a PUBREL.
     PubComp(PacketId),
     /// PUBCOMP of a repeated PUBREL, which is behind the first in the queue.
@@ -67,6 +68,15 @@ impl Answers {
         let index = number.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
         if let Some((_, slot)) = index.and_then(|index| self.queue.get_mut(index)) {
             slot.get_or_insert(outcome);
+        }
+    }
+
+    /// The first PUBLISH of a QoS 2 delivery was not stored: neither are its repetitions.
+    pub(super) fn fail_repetitions(&mut self, first: u64, failure: Outcome) {
+        for (reply, outcome) in &mut self.queue {
+            if matches!(reply, Reply::PubRecAgain(_, number) if *number == first) {
+                *outcome = Some(failure);
+            }
         }
     }
 

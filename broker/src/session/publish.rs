@@ -46,7 +46,7 @@ impl Session {
             && delivery.stage != Stage::Releasing
         {
             delivery.counted = true;
-            self.answers.push(Reply::PubRecAgain(packet_id), Some(Outcome::Stored));
+            self.answers.push(Reply::PubRecAgain(packet_id, delivery.number), Some(Outcome::Stored));
             return;
         }
         let number = self.answers.push(Reply::PubRec(packet_id), refused_unless(fits));
@@ -82,13 +82,14 @@ impl Session {
                 self.answer(outcome, |reason| Outgoing::PubAck { packet_id, reason });
             }
             Reply::PubRec(packet_id) => {
+                if outcome != Outcome::Stored {
+                    self.answers.fail_repetitions(number, outcome);
+                }
                 self.settle_stored(packet_id, number, outcome);
                 self.answer(outcome, |reason| Outgoing::PubRec { packet_id, reason });
             }
-            Reply::PubRecAgain(packet_id) => {
-                let is_known = self.deliveries.contains_key(&packet_id);
-                let reason = if is_known { Reason::Success } else { Reason::UnspecifiedError };
-                self.answer(Outcome::Stored, |_| Outgoing::PubRec { packet_id, reason });
+            Reply::PubRecAgain(packet_id, _) => {
+                self.answer(outcome, |reason| Outgoing::PubRec { packet_id, reason });
             }
             Reply::PubComp(packet_id) => {
                 self.settle_released(packet_id, number, outcome);

@@ -49,6 +49,18 @@ fn when_a_publish_is_repeated_before_its_outcome_both_wait_for_it() {
     assert_eq!(line.outcome(0, Stored), ["PUBREC 5 Success", "PUBREC 5 Success"]);
 }
 
+/// Found by the fuzzer: the repetition looked at the identifier alone, and met another message under it.
+#[test]
+fn when_a_publish_is_refused_its_repetition_is_too_even_if_the_identifier_is_in_use_again() {
+    let mut line = Timeline::connected(V5);
+    line.feed(publish(AtLeastOnce, 1));
+    line.feed(publish(ExactlyOnce, 5));
+    line.feed(publish(ExactlyOnce, 5));
+    assert_eq!(line.outcome(1, Refused(Refusal::NotAuthorized)), NOTHING);
+    assert_eq!(line.outcome(0, Stored), ["PUBACK 1 Success", "PUBREC 5 NotAuthorized", "PUBREC 5 NotAuthorized"]);
+    assert_eq!(line.feed(publish(ExactlyOnce, 5)), ["#3 store t QoS2 id 5"]);
+}
+
 #[test]
 fn when_a_connection_ends_before_the_outcome_its_state_waits_for_it() {
     let mut line = Timeline::connected(V311);

@@ -231,7 +231,8 @@ impl DatasetSealer {
     fn append_block(&mut self, plan: &Plan, slice: &Slice, system_time: DateTime<Utc>) -> Result<(), SealError> {
         let state = self.repository.state();
         let start = state.next_offset.0;
-        let event_time_max = slice.event_time_max.and_then(DateTime::from_timestamp_millis);
+        // Never ahead of the system's own time: one device with a broken clock must not end everybody's windows.
+        let event_time_max = slice.event_time_max.and_then(DateTime::from_timestamp_millis).min(Some(system_time));
         let last_seq = plan.end.0.saturating_sub(1);
         let event = AddData {
             prev_offset: state.prev_offset(),
