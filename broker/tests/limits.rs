@@ -204,6 +204,14 @@ async fn what_storage_remembers_of_ended_sessions_is_closed_and_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_takeover_does_not_wait_for_a_dead_peer_to_close() {
+    let (broker, _storage) = start(Limits::default());
+    let _dead = Device::connected_4(&broker, "a").await;
+    let second = tokio::time::timeout(Duration::from_millis(1), Device::connected_4(&broker, "a")).await;
+    assert!(second.is_ok(), "the first connection lingers, and the second waits for it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_takeover_of_a_takeover_ends_with_the_last_one_connected() {
     let (broker, mut storage) = start(Limits::default());
     let mut first = Device::connected_4(&broker, "a").await;

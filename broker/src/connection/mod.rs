@@ -112,9 +112,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         .instrument(span)
         .await;
-        if let Some((client_id, state)) = self.session.into_state() {
-            self.shared.release(&client_id, state, now());
-        }
     }
 
     /// Takes turns until there is nothing to do but wait.
@@ -128,8 +125,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.advance();
             let wrote = self.poll_write(cx).is_ready();
             let read = self.poll_read(cx).is_ready();
-            if self.socket.is_none() && self.blocked.is_none() && self.session.is_drained() {
-                return Poll::Ready(());
+            if self.blocked.is_none() && self.session.is_drained() {
+                self.release_client_id();
+                if self.socket.is_none() {
+                    return Poll::Ready(());
+                }
             }
             if !wrote && !read && !self.can_advance() && self.poll_timer(cx, timer.as_mut()).is_pending() {
                 self.release_memory();
@@ -376,6 +376,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.session.handle_timeout(now);
         }
         Poll::Ready(())
+    }
+
+    /// Whoever takes over need not wait until this socket is closed in good manners.
+    fn release_client_id(&mut self) {
+        if let Some((client_id, state)) = self.session.take_state() {
+            self.shared.release(&client_id, state, now());
+        }
     }
 
     fn release_memory(&mut self) {

@@ -59,7 +59,7 @@ impl Session {
     }
 
     /// The registry granted the Client Identifier, with what the session before left, and nobody else holds it until
-    /// [`Session::into_state`] is given back.
+    /// [`Session::take_state`] is given back.
     pub fn handle_claimed(&mut self, state: Option<SessionState>, now: Instant) {
         self.claim = Claim::Held;
         let existed = state.is_some();

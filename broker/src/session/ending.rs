@@ -133,11 +133,12 @@ impl Session {
     }
 
     /// Once [`Session::is_drained`]: the Client Identifier to release at the registry, with what is to be kept for its
-    /// next connection. `None` when this session never held one.
-    pub fn into_state(self) -> Option<(Arc<str>, Option<SessionState>)> {
-        if self.claim != Claim::Held {
+    /// next connection. `None` when this session never held one, or has given it back.
+    pub fn take_state(&mut self) -> Option<(Arc<str>, Option<SessionState>)> {
+        if self.claim != Claim::Held || !self.is_drained() {
             return None;
         }
+        self.claim = Claim::None;
         let expiry_secs = match &self.connecting {
             None => self.expiry_secs,
             Some(connecting) if connecting.is_new => 0,
@@ -146,9 +147,9 @@ impl Session {
         let is_known_to_storage = self.durable_expiry_secs.is_some() || !self.deliveries.is_empty();
         let state = (expiry_secs > 0 || is_known_to_storage).then(|| SessionState {
             expiry_secs,
-            packet_ids: self.deliveries.into_keys().collect(),
-            will: self.delayed_will,
+            packet_ids: std::mem::take(&mut self.deliveries).into_keys().collect(),
+            will: self.delayed_will.take(),
         });
-        Some((self.client_id, state))
+        Some((self.client_id.clone(), state))
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! **Driving.** After every `handle_*` call, take actions with [`Session::poll_action`] until it gives `None`, in order.
 //! Feed no packet while [`Session::may_read`] is false. When [`Session::is_drained`], give
-//! [`Session::into_state`] to the registry: it is what the next connection of the client resumes.
+//! [`Session::take_state`] to the registry: it is what the next connection of the client resumes.
 //!
 //! **Answers.** Every claim on storage has a number. Numbers are dense, so the claims form one queue, and answers leave
 //! from its head only: PUBACK and PUBREC go in the order of their PUBLISH packets [MQTT-4.6.0-2] whatever the order of

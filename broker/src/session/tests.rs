@@ -573,8 +573,8 @@ impl Timeline {
         std::iter::from_fn(|| self.session.poll_action()).map(|action| in_words(&action)).collect()
     }
 
-    fn into_state(self) -> Option<SessionState> {
-        self.session.into_state().and_then(|(_, state)| state)
+    fn into_state(mut self) -> Option<SessionState> {
+        self.session.take_state().and_then(|(_, state)| state)
     }
 }
 

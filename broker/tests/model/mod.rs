@@ -363,8 +363,8 @@ impl World {
                 }
             }
             if self.sessions.get(&connection).is_some_and(Session::is_drained) {
-                let session = self.sessions.remove(&connection).expect("it is drained");
-                let next = session.into_state().and_then(|(id, state)| self.registry.release(&id, state, self.now));
+                let mut session = self.sessions.remove(&connection).expect("it is drained");
+                let next = session.take_state().and_then(|(id, state)| self.registry.release(&id, state, self.now));
                 todo.extend(self.grant(next));
             }
         }
