@@ -33,6 +33,13 @@ pub(super) struct Salvaged {
     pub(super) lost: Option<(Seq, Seq)>,
 }
 
+impl Salvaged {
+    fn lose(&mut self, from: Seq, to: Seq) {
+        let (first, end) = self.lost.unwrap_or((from, to));
+        self.lost = Some((first.min(from), end.max(to)));
+    }
+}
+
 /// Copies what can be read of the database at `path` into a new one. None when it cannot even be opened.
 pub(super) fn salvage(
     path: &Path,
@@ -114,7 +121,7 @@ fn copy_chunks(old: &Database, new: &Store) -> Result<Salvaged, SpoolError> {
         match read(old, |chunks| first_from(chunks, next)) {
             Ok(Some(first)) => {
                 next = first.next();
-                top = take(old, first, &mut batch, &mut salvaged).unwrap_or(top);
+                top = take(old, first, &mut batch, &mut salvaged).map_or(top, |end| top.max(end));
                 flush(new, &mut batch, CHUNKS_PER_COMMIT)?;
             }
             Ok(None) => break true,
@@ -122,7 +129,6 @@ fn copy_chunks(old: &Database, new: &Store) -> Result<Salvaged, SpoolError> {
         }
     };
     if !whole {
-        // The very last chunk may be among the lost ones.
         let mut above = Seq(u64::MAX);
         while let Some(below) = above.0.checked_sub(1).map(Seq)
             && let Ok(Some(first)) = read(old, |chunks| first_at_or_before(chunks, below))
@@ -132,9 +138,14 @@ fn copy_chunks(old: &Database, new: &Store) -> Result<Salvaged, SpoolError> {
             top = take(old, first, &mut batch, &mut salvaged).map_or(top, |end| top.max(end));
             flush(new, &mut batch, CHUNKS_PER_COMMIT)?;
         }
-        let end = if above == Seq(u64::MAX) { next.plus(u64::from(CHUNK_MESSAGES_MAX)) } else { above };
-        top = top.max(end);
-        salvaged.lost = Some((next, end));
+        salvaged.lose(next, if above == Seq(u64::MAX) { next.next() } else { above });
+    }
+    if let Some((_, end)) = &mut salvaged.lost
+        && *end > top
+    {
+        // It was the last one, and may have held as many messages as any.
+        *end = end.plus(u64::from(CHUNK_MESSAGES_MAX));
+        top = *end;
     }
     flush(new, &mut batch, 1)?;
     new.write(|write| raise_floor(write, top))?;
@@ -148,7 +159,10 @@ fn take(old: &Database, first: Seq, batch: &mut Vec<(Seq, Vec<u8>)>, salvaged: &
         let checked = load_header(chunks, first)?.and_then(|header| header.records(&bytes).map(|_| header.info.end));
         Ok(checked.ok().map(|end| (end, bytes)))
     });
-    let (end, bytes) = chunk.ok().flatten()?;
+    let Some((end, bytes)) = chunk.ok().flatten() else {
+        salvaged.lose(first, first.next());
+        return None;
+    };
     salvaged.chunks += 1;
     batch.push((first, bytes.to_vec()));
     Some(end)
