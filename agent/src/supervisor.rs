@@ -44,6 +44,9 @@ const CLOCK_EVERY: u32 = 10;
 /// How long the stop waits for a part that has been told to end.
 const STOP_MAX: Duration = Duration::from_secs(30);
 
+/// How often the stop looks whether the last answer has been given.
+const CLOSE_LOOK: Duration = Duration::from_millis(5);
+
 /// A running agent.
 #[derive(Debug)]
 pub struct Agent {
@@ -136,7 +139,6 @@ impl Agent {
         for config in &self.shared.config.listeners {
             let listener = self.broker.listen(config.clone()).await;
             let listener = listener.with_context(|| format!("listen on {}", config.bind))?;
-            info!(address = %listener.local_addr, "Listening for MQTT 3.1.1 and 5.0.");
             self.listeners.push(listener);
         }
         let _ = self.shared.bound.set(self.addresses());
@@ -181,7 +183,18 @@ impl Agent {
         for upstream in self.upstreams {
             upstream.ended().await?;
         }
-        self.background.iter().for_each(JoinHandle::abort);
+        for task in self.background {
+            task.abort();
+            let _ = task.await;
+        }
+        // Answers that are still being made hold the spool open; whoever starts again needs it closed.
+        let closed = async {
+            while Arc::strong_count(&self.shared) > 1 {
+                tokio::time::sleep(CLOSE_LOOK).await;
+            }
+            Ok(())
+        };
+        within(STOP_MAX, "the control socket", closed).await?;
         let _ = std::fs::remove_file(self.shared.config.control_socket());
         let position = self.store.spool.log_end();
         info!(log_end = position.0, "Stopped.");

@@ -42,7 +42,7 @@ impl std::error::Error for ConfigError {}
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Nowhere: the built-in default.
+    /// Nowhere in particular: the built-in default, or the configuration as a whole.
     Default,
     /// In a file; line and column count from 1.
     File {
@@ -60,7 +60,7 @@ pub enum Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Default => f.write_str("built-in configuration"),
+            Self::Default => f.write_str("configuration"),
             Self::File { file, line, column } => write!(f, "{}:{line}:{column}", file.display()),
             Self::Env(name) => write!(f, "environment variable {name}"),
         }

@@ -1,0 +1,115 @@
+//! Delivery to a directory that comes and goes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use forebay_agent::supervisor::Agent;
+use forebay_agent::upstream::repository::{Mirror, MirrorError, reach};
+use forebay_agent::verify;
+use forebay_storage::durable_fs::DurableFs;
+
+use crate::support::{Gateway, PATIENCE, TEMPERATURE, publish, reading};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sealed_while_the_disk_is_unplugged_is_delivered_when_it_is_back() {
+    let disk = tempfile::tempdir().unwrap();
+    let mount = disk.path().join("mount");
+    let url = mount.join("forebay");
+    let gateway = Gateway::new(&format!("{TEMPERATURE}[upstream]\nurl = 'file://{}'\n", url.display()));
+    let agent = gateway.start().await;
+    publish(agent.addresses()[0], "device", &[("site/a/temp", &reading(1))]).await;
+    agent.seal_all().await.unwrap();
+    until(&agent, |report| report.last_error.is_some()).await;
+    assert!(!mount.exists(), "a mount point is never made");
+
+    fs::create_dir(&mount).unwrap();
+    until(&agent, |report| report.delivered.get("temperature") == Some(&1)).await;
+    agent.stop().await.unwrap();
+
+    let there = verify::dataset("temperature", &url.join("temperature"));
+    assert!(there.ok, "{there:?}");
+    assert_eq!((there.rows, there.head), (1, gateway.verify("temperature").head));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_that_was_cut_off_goes_on_where_it_stopped() {
+    let (gateway, remote) = sealed_dataset().await;
+    mirror(&gateway, &remote).unwrap();
+    let whole = verify::dataset("temperature", &remote);
+    fs::remove_file(remote.join("refs/head")).unwrap();
+    let slice = fs::read_dir(remote.join("data")).unwrap().next().unwrap().unwrap().path();
+    let size = fs::metadata(&slice).unwrap().len();
+    fs::remove_file(&slice).unwrap();
+
+    let written = mirror(&gateway, &remote).unwrap();
+
+    assert_eq!(written, size);
+    assert_eq!(verify::dataset("temperature", &remote), whole);
+    assert!(whole.ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_with_nothing_new_writes_nothing() {
+    let (gateway, remote) = sealed_dataset().await;
+    mirror(&gateway, &remote).unwrap();
+
+    assert_eq!(mirror(&gateway, &remote).unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_of_another_writer_is_never_overwritten() {
+    let (gateway, remote) = sealed_dataset().await;
+    mirror(&gateway, &remote).unwrap();
+    let foreign = "f1620".to_owned() + &"0".repeat(64);
+    fs::write(remote.join("refs/head"), &foreign).unwrap();
+
+    let error = mirror(&gateway, &remote).unwrap_err();
+
+    assert!(matches!(error, MirrorError::Diverged { .. }), "{error}");
+    assert_eq!(fs::read_to_string(remote.join("refs/head")).unwrap(), foreign);
+}
+
+#[test]
+fn only_the_last_component_is_created_and_only_before_the_first_delivery() {
+    let disk = tempfile::tempdir().unwrap();
+    let root = disk.path().join("forebay");
+
+    assert!(reach(&disk.path().join("no/forebay"), false).is_err());
+    assert!(reach(&root, true).is_err(), "what was delivered to must still be there");
+    assert!(!root.exists());
+    assert!(reach(&root, false).is_ok());
+    assert!(reach(&root, true).is_ok());
+}
+
+async fn sealed_dataset() -> (Gateway, PathBuf) {
+    let gateway = Gateway::new(TEMPERATURE);
+    let agent = gateway.start().await;
+    for n in 0..3 {
+        publish(agent.addresses()[0], "device", &[("site/a/temp", &reading(n))]).await;
+        agent.seal_all().await.unwrap();
+    }
+    agent.stop().await.unwrap();
+    let upstream = gateway.path().join("upstream");
+    fs::create_dir(&upstream).unwrap();
+    let remote = upstream.join("temperature");
+    (gateway, remote)
+}
+
+/// Bytes written.
+fn mirror(gateway: &Gateway, remote: &Path) -> Result<u64, MirrorError> {
+    let local = gateway.dataset("temperature");
+    let (fs, stop) = (DurableFs::new(), AtomicBool::new(false));
+    let mirror = Mirror { local: &local, remote: remote.to_owned(), fs: &fs, stop: &stop };
+    mirror.run().map(|mirrored| mirrored.unwrap().bytes)
+}
+
+async fn until(agent: &Agent, is_so: impl Fn(&forebay_agent::upstream::deliver::DeliveryReport) -> bool) {
+    let progress = &agent.shared().progress[0];
+    let wait = async {
+        while !is_so(&progress.report()) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap();
+}
