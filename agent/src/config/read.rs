@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use std::path::{Component, PathBuf};
 
 use forebay_broker::config::{Limits, ListenerConfig};
-use forebay_storage::spool::{OnFull, SpoolConfig};
+use forebay_storage::spool::{MESSAGE_BYTES_MAX, OnFull, SpoolConfig};
 
 use super::document::{ConfigError, Node, Section, nearest};
 use super::{Batch, Config, Log, LogFormat, OnRefused, Upstream, UpstreamKind};
@@ -138,8 +138,8 @@ fn limits(section: &mut Section) -> Result<Limits> {
         })?,
         packet_bytes_max: section.read("packet_bytes_max", default.packet_bytes_max, |node| {
             match u32::try_from(node.size()?) {
-                Ok(bytes @ 128..=268_435_460) => Ok(bytes),
-                _ => Err(node.error("from 128 B to 268,435,460 B, MQTT's largest packet")),
+                Ok(bytes @ 128..) if bytes as usize <= MESSAGE_BYTES_MAX => Ok(bytes),
+                _ => Err(node.error("from 128 B to 64 MiB, the largest message that the spool stores")),
             }
         })?,
         receive_maximum: section.read("receive_maximum", default.receive_maximum, |node| {

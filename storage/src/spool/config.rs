@@ -44,7 +44,7 @@ pub struct SpoolConfig {
     /// Packet Identifiers of QoS 2 between PUBLISH and PUBREL, all clients together. Default 65,536. Reached:
     /// `Unavailable`, counted as `packet_ids_refused`.
     pub packet_ids_max: u64,
-    /// Stored sessions. Default 10,000. Reached: `Unavailable`, counted as `sessions_refused`.
+    /// Stored sessions, those of connected clients included. Default 20,000. Reached: `Unavailable`, counted as `sessions_refused`.
     pub sessions_max: u64,
     /// Topics whose last retained value is kept. Default 10,000. Reached: a new topic's is not kept, counted as
     /// `retained_not_kept`; the message itself is stored.
@@ -81,7 +81,7 @@ impl Default for SpoolConfig {
             ballast_bytes: 4 << 20,
             cache_bytes: 4 << 20,
             packet_ids_max: 65_536,
-            sessions_max: 10_000,
+            sessions_max: 20_000,
             retained_topics_max: 10_000,
             retained_bytes_max: 16 << 20,
             retained_payload_max: 64 << 10,

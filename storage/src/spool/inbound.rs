@@ -1,6 +1,7 @@
 //! What the broker must know when it starts: stored sessions and their Packet Identifiers; and the DUP window, rebuilt
 //! from the end of the log.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use redb::ReadableTable;
@@ -18,36 +19,37 @@ use super::tables::{CHUNKS, PACKET_IDS, SESSIONS};
 pub struct StoredSession {
     /// Client Identifier.
     pub client_id: Arc<str>,
-    /// Seconds after the end of its connection; `u32::MAX` for ever.
+    /// Seconds after the end of its connection; `u32::MAX` for ever; 0: it has ended.
     pub expiry_secs: u32,
     /// Packet Identifiers of QoS 2 messages that were stored and not yet released, ascending.
     pub packet_ids: Vec<u16>,
 }
 
 impl Spool {
-    /// The stored sessions, by client id. Packet Identifiers without a stored session are left out: their client must
-    /// start anew.
+    /// The stored sessions, by client id. A client that left Packet Identifiers and no session is among them with an
+    /// expiry of 0: its session has ended, and whoever serves it must close it before the same identifiers come again, or a
+    /// new message would be taken for the old one.
     ///
     /// # Errors
     /// [`SpoolError::Unreadable`] when redb itself is damaged.
     pub fn sessions(&self) -> Result<Vec<StoredSession>, SpoolError> {
         self.inner.store.read(|txn| {
-            let packet_ids = txn.open_table(PACKET_IDS)?;
-            let mut sessions = Vec::new();
+            let mut sessions = BTreeMap::new();
             for row in txn.open_table(SESSIONS)?.iter()? {
                 let (client_id, expiry) = row?;
-                let client_id = client_id.value();
-                let owned = packet_ids
-                    .range((client_id, 0)..=(client_id, u16::MAX))?
-                    .map(|row| row.map(|(key, _)| key.value().1))
-                    .collect::<Result<_, _>>()?;
-                sessions.push(StoredSession {
-                    client_id: client_id.into(),
-                    expiry_secs: expiry.value(),
-                    packet_ids: owned,
-                });
+                let client_id: Arc<str> = client_id.value().into();
+                let session =
+                    StoredSession { client_id: Arc::clone(&client_id), expiry_secs: expiry.value(), packet_ids: Vec::new() };
+                sessions.insert(client_id, session);
             }
-            Ok(sessions)
+            for row in txn.open_table(PACKET_IDS)?.iter()? {
+                let key = row?.0;
+                let (client_id, packet_id) = key.value();
+                let client_id: Arc<str> = client_id.into();
+                let ended = StoredSession { client_id: Arc::clone(&client_id), expiry_secs: 0, packet_ids: Vec::new() };
+                sessions.entry(client_id).or_insert(ended).packet_ids.push(packet_id);
+            }
+            Ok(sessions.into_values().collect())
         })
     }
 

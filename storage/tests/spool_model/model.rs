@@ -104,15 +104,15 @@ impl Model {
     }
 
     pub(crate) fn stored_sessions(&self) -> Vec<StoredSession> {
+        let ended = |(client, _): &(Arc<str>, u16)| (Arc::clone(client), 0);
+        let mut all: BTreeMap<Arc<str>, u32> = self.packet_ids.iter().map(ended).collect();
+        all.extend(self.sessions.clone());
         let owned = |client: &Arc<str>| {
             self.packet_ids.iter().filter(|(owner, _)| owner == client).map(|(_, packet_id)| *packet_id).collect()
         };
-        let session = |(client_id, expiry_secs): (&Arc<str>, &u32)| StoredSession {
-            client_id: Arc::clone(client_id),
-            expiry_secs: *expiry_secs,
-            packet_ids: owned(client_id),
-        };
-        self.sessions.iter().map(session).collect()
+        all.into_iter()
+            .map(|(client_id, expiry_secs)| StoredSession { packet_ids: owned(&client_id), client_id, expiry_secs })
+            .collect()
     }
 
     fn request(&mut self, request: &Request<()>, chunk: &mut Chunk, letters: &mut Vec<Bytes>) -> Outcome {
