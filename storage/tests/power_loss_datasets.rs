@@ -80,7 +80,7 @@ fn record(seed: u64) -> Recorded {
     let dir = tempfile::tempdir().unwrap();
     let log = Log::default();
     let fs = log.fs();
-    let (spool, _) = Spool::open_on(log.medium(Vec::new()), dir.path(), spool_config(), fs.clone()).unwrap();
+    let (spool, _) = Spool::open_on(&log.medium(Vec::new()), dir.path(), spool_config(), fs.clone()).unwrap();
     let mut sealer = open(&spool, &fs, dir.path());
     let ids = [spool.dataset_id("temperature").unwrap(), spool.dataset_id("leak").unwrap()];
     let mut rng = Rng::with_seed(seed);
@@ -199,7 +199,7 @@ fn check(
     image.materialise(from, dir.path());
     let log = Log::<Note>::default();
     let fs = log.fs();
-    let opened = Spool::open_on(log.medium(image.database.clone()), dir.path(), spool_config(), fs.clone());
+    let opened = Spool::open_on(&log.medium(image.database.clone()), dir.path(), spool_config(), fs.clone());
     let Ok((spool, report)) = opened else {
         assert!(acked.is_empty(), "cannot be opened: {:?}", opened.err());
         return (log.events(), dir.path().to_owned());

@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn a_chunk_that_does_not_shrink_is_stored_plain() {
         let mut rng = fastrand::Rng::with_seed(1);
-        let noise: Vec<u8> = (0..200).map(|_| rng.u8(..)).collect();
+        let noise: Vec<u8> = (0..4000).map(|_| rng.u8(..)).collect();
         let chunk = chunk_of(Seq(0), &[record(1, 0, &noise)]);
 
         assert_eq!(chunk[1], CODEC_NONE);
