@@ -75,7 +75,8 @@ impl Run {
         for _ in 0..steps {
             match self.rng.u8(..10) {
                 0 => self.reopen(),
-                1 | 2 => self.seal(),
+                1 => self.seal(),
+                2 => (0..3).for_each(|_| self.seal()),
                 3 => self.compare_read(),
                 _ => self.send(),
             }
@@ -154,7 +155,8 @@ impl Run {
 
     fn seal(&mut self) {
         let dataset = DATASETS[self.rng.usize(..3)];
-        let to = Seq(self.rng.u64(..=self.spool().log_end().0 + 1));
+        let log_end = self.spool().log_end();
+        let to = if self.rng.bool() { log_end } else { Seq(self.rng.u64(..=log_end.0 + 1)) };
         let seal =
             SealCommit { dataset, sealed: to, dead_letters: Vec::new(), ledger_keys: Vec::new(), counters: Vec::new() };
         let allowed = self.model.seal(dataset, to);
