@@ -187,7 +187,7 @@ pub mod client {
 
     impl Answers {
         /// The next line, if there is one.
-        pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        pub fn next_line<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
             let Some(line) = self.lines.next() else { return Ok(None) };
             let line = line.context("read the agent's answer")?;
             if let Ok(ControlError { error }) = serde_json::from_str(&line) {
@@ -198,7 +198,7 @@ pub mod client {
 
         /// The only line.
         pub fn one<T: DeserializeOwned>(mut self) -> Result<T> {
-            self.next()?.context("the agent gave no answer")
+            self.next_line()?.context("the agent gave no answer")
         }
     }
 }

@@ -210,7 +210,7 @@ mod tests {
 
         let Some(Request::Append { message, packet_id, .. }) = request else { panic!("{request:?}") };
         assert_eq!(message.dataset, DatasetId(7));
-        assert_eq!(message.captures, [5..9]);
+        assert_eq!(message.captures.first(), Some(&(5..9)));
         assert_eq!(message.flags.qos, 1);
         assert_eq!(packet_id, Some(3));
     }

@@ -8,7 +8,7 @@ use crate::control::client::{self, Answers};
 use crate::store::Store;
 
 /// Where a command looks.
-pub enum Source {
+pub(super) enum Source {
     /// A running agent answers.
     Agent(Answers),
     /// No agent runs; nobody else can open the data directory meanwhile.
@@ -16,7 +16,7 @@ pub enum Source {
 }
 
 /// Finds out, and says on standard error which of the two it is.
-pub fn ask(config: &Config, request: &ControlRequest) -> Result<Source> {
+pub(super) fn ask(config: &Config, request: &ControlRequest) -> Result<Source> {
     let dir = config.data_dir.display();
     if let Some(answers) = client::ask(config, request)? {
         eprintln!("forebay: asking the agent that runs on {dir}");

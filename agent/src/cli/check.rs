@@ -12,14 +12,14 @@ use crate::route::Router;
 
 /// What `check` takes.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Topic names: which dataset would take each, and what its captures would be
     #[arg(value_name = "TOPIC")]
     topics: Vec<String>,
 }
 
 /// Runs the command.
-pub fn run(args: &Args, loaded: &Loaded) -> Result<ExitCode> {
+pub(super) fn run(args: &Args, loaded: &Loaded) -> Result<ExitCode> {
     output::print(&report(args, loaded, output::colour()))?;
     Ok(ExitCode::SUCCESS)
 }

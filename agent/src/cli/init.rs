@@ -12,13 +12,13 @@ use crate::config;
 
 /// What `init` takes.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// File to write; an existing one is left alone [default: standard output]
     file: Option<PathBuf>,
 }
 
 /// Runs the command.
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let Some(path) = &args.file else {
         output::print(config::sample())?;
         return Ok(ExitCode::SUCCESS);

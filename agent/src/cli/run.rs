@@ -11,7 +11,7 @@ use crate::supervisor::Agent;
 use crate::telemetry;
 
 /// Runs the command.
-pub fn run(loaded: Loaded) -> Result<ExitCode> {
+pub(super) fn run(loaded: Loaded) -> Result<ExitCode> {
     telemetry::start(&loaded.config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("forebay-net")

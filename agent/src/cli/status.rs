@@ -22,7 +22,7 @@ const CLEAR: &str = "\x1b[H\x1b[2J";
 
 /// What `status` takes.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Show it again every second, until interrupted
     #[arg(short, long)]
     watch: bool,
@@ -32,7 +32,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: &Args, config: &Config) -> Result<ExitCode> {
+pub(super) fn run(args: &Args, config: &Config) -> Result<ExitCode> {
     let mut status = match ask(config, &ControlRequest::Status)? {
         Source::Agent(answers) => answers.one()?,
         Source::Store(store) => status::of_store(config, &store)?,

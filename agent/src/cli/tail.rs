@@ -19,7 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What `tail` takes.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// A dataset, or a topic filter such as `site/+/temp`
     #[arg(value_name = "DATASET|TOPIC")]
     filter: Option<String>,
@@ -35,11 +35,11 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: &Args, config: &Config) -> Result<ExitCode> {
+pub(super) fn run(args: &Args, config: &Config) -> Result<ExitCode> {
     let request = TailRequest { filter: args.filter.clone(), lines: args.lines, follow: args.follow };
     match ask(config, &ControlRequest::Tail(request.clone()))? {
         Source::Agent(mut answers) => {
-            while let Some(line) = answers.next()? {
+            while let Some(line) = answers.next_line()? {
                 show(args, &line)?;
             }
         }

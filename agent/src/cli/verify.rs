@@ -13,7 +13,7 @@ use crate::verify::{self, DatasetReport, VerifyReport};
 
 /// What `verify` takes.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Only this dataset (and the spool)
     dataset: Option<String>,
     /// How the result is written
@@ -22,7 +22,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: &Args, config: &Config) -> Result<ExitCode> {
+pub(crate) fn run(args: &Args, config: &Config) -> Result<ExitCode> {
     let request = ControlRequest::Verify { dataset: args.dataset.clone() };
     let report = match ask(config, &request)? {
         Source::Agent(answers) => answers.one()?,
@@ -57,13 +57,13 @@ fn render(report: &VerifyReport, colour: bool) -> String {
 }
 
 /// The last line: `verify: ok`.
-pub fn verdict(ok: bool, colour: bool) -> String {
+pub(crate) fn verdict(ok: bool, colour: bool) -> String {
     let (word, tone) = if ok { ("ok", Tone::Good) } else { ("failed", Tone::Bad) };
     format!("verify: {}\n", tinted(word, tone, colour))
 }
 
 /// The datasets as a table.
-pub fn table(datasets: &[DatasetReport]) -> Table {
+pub(crate) fn table(datasets: &[DatasetReport]) -> Table {
     let mut table = Table::new(["dataset", "rows", "slices", "blocks", "head", "verify"]);
     for dataset in datasets {
         let verify = if dataset.ok { Cell::from("ok").tone(Tone::Good) } else { Cell::from("failed").tone(Tone::Bad) };
@@ -80,7 +80,7 @@ pub fn table(datasets: &[DatasetReport]) -> Table {
 }
 
 /// Enough of a hash to tell it from others: the first 12 digits of the digest.
-pub fn short_head(head: Option<&str>) -> String {
+pub(crate) fn short_head(head: Option<&str>) -> String {
     let Some(head) = head else { return "none".to_owned() };
     let digest = head.strip_prefix("f1620").unwrap_or(head);
     digest.chars().take(12).collect()

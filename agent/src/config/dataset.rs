@@ -12,13 +12,13 @@ use super::read::word;
 type Result<T> = std::result::Result<T, ConfigError>;
 
 /// What there is when no dataset is configured: `messages` takes every topic, as it came.
-pub fn default_datasets() -> Vec<Dataset> {
+pub(super) fn default_datasets() -> Vec<Dataset> {
     let everything = TopicPattern::parse("#").expect("`#` is a topic filter");
     vec![Dataset { spec: DatasetSpec::messages(), topics: vec![everything] }]
 }
 
 /// Every `[[dataset]]`, in file order.
-pub fn datasets(node: Node) -> Result<Vec<Dataset>> {
+pub(super) fn datasets(node: Node) -> Result<Vec<Dataset>> {
     let mut names = BTreeSet::new();
     let mut datasets = Vec::new();
     for section in node.sections()? {

@@ -1,7 +1,7 @@
 //! Keys that belong to Forebay but not to this version: a file that uses them is told so, by name.
 
 /// What a key would do.
-pub struct Later {
+pub(super) struct Later {
     /// A noun phrase: "TLS", "the status page".
     pub what: &'static str,
 }
@@ -23,6 +23,6 @@ const LATER: &[(&str, &str, &str)] = &[
 ];
 
 /// Whether a key comes later.
-pub fn find(section: &str, key: &str) -> Option<Later> {
+pub(super) fn find(section: &str, key: &str) -> Option<Later> {
     LATER.iter().find(|(in_section, name, _)| *in_section == section && *name == key).map(|(_, _, what)| Later { what })
 }

@@ -13,7 +13,7 @@ use super::{Batch, Config, Log, LogFormat, OnRefused, Upstream, UpstreamKind};
 type Result<T> = std::result::Result<T, ConfigError>;
 
 /// The whole file.
-pub fn config(tree: Node) -> Result<Config> {
+pub(super) fn config(tree: Node) -> Result<Config> {
     let default = Config::default();
     let mut root = tree.section()?;
     let gateway = root.read("gateway", default.gateway, gateway)?;
@@ -65,7 +65,7 @@ fn section<T>(
 }
 
 /// One of a few words; anything else is answered with the nearest.
-pub fn word<T: Copy>(node: &Node, words: &[(&str, T)]) -> Result<T> {
+pub(super) fn word<T: Copy>(node: &Node, words: &[(&str, T)]) -> Result<T> {
     let text = node.text()?;
     if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
         return Ok(*value);

@@ -36,7 +36,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 pub fn show_size(bytes: u64) -> String {
     let (unit, factor) = SIZES
         .iter()
-        .filter(|(unit, factor)| (unit.ends_with("iB") || *unit == "B") && bytes >= *factor && bytes % factor == 0)
+        .filter(|(unit, factor)| {
+            (unit.ends_with("iB") || *unit == "B") && bytes >= *factor && bytes.is_multiple_of(*factor)
+        })
         .max_by_key(|(_, factor)| *factor)
         .unwrap_or(&SIZES[0]);
     format!("{}{unit}", bytes / factor)
@@ -47,7 +49,7 @@ pub fn show_duration(span: Duration) -> String {
     let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     let (unit, factor) = SPANS_MS
         .iter()
-        .filter(|(_, factor)| millis >= *factor && millis % factor == 0)
+        .filter(|(_, factor)| millis >= *factor && millis.is_multiple_of(*factor))
         .max_by_key(|(_, factor)| *factor)
         .unwrap_or(&SPANS_MS[1]);
     format!("{}{unit}", millis / factor)

@@ -42,7 +42,7 @@ const CONFIG_FILE: &str = "forebay.toml";
 const CONFIG_TITLE: &str = "# Written by `forebay demo`, which deletes this directory when it runs again.";
 
 /// Runs the story in `dir`. `true`: nothing was lost and everything verifies.
-pub async fn run(dir: &Path, colour: bool) -> Result<bool> {
+pub(crate) async fn run(dir: &Path, colour: bool) -> Result<bool> {
     let stage = Stage::set(dir)?;
     let config = Config::parse(&stage.config, &stage.dir.join(CONFIG_FILE))?;
     let agent = Agent::start(config.clone()).await?;

@@ -112,9 +112,9 @@ impl Mirror<'_> {
     fn local_head(&self) -> Result<Option<Multihash>, MirrorError> {
         let path = self.local.join("refs/head");
         match fs::read_to_string(&path) {
-            Ok(text) => text.trim().parse().map(Some).map_err(|error| local_error(&path, error)),
+            Ok(text) => text.trim().parse().map(Some).map_err(|error| local_error(&path, &error)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(local_error(&path, error)),
+            Err(error) => Err(local_error(&path, &error)),
         }
     }
 
@@ -150,8 +150,8 @@ impl Mirror<'_> {
 
     fn local_block(&self, name: &str) -> Result<MetadataBlock, MirrorError> {
         let path = self.local.join("blocks").join(name);
-        let bytes = fs::read(&path).map_err(|error| local_error(&path, error))?;
-        MetadataBlock::decode(&bytes).map_err(|error| local_error(&path, error))
+        let bytes = fs::read(&path).map_err(|error| local_error(&path, &error))?;
+        MetadataBlock::decode(&bytes).map_err(|error| local_error(&path, &error))
     }
 
     fn make_folders(&self) -> Result<(), MirrorError> {
@@ -184,7 +184,7 @@ impl Mirror<'_> {
     fn copy_block(&self, name: &str) -> Result<u64, MirrorError> {
         let from = self.local.join("blocks").join(name);
         let to = self.remote.join("blocks").join(name);
-        let size = fs::metadata(&from).map_err(|error| local_error(&from, error))?.len();
+        let size = fs::metadata(&from).map_err(|error| local_error(&from, &error))?.len();
         if fs::metadata(&to).is_ok_and(|there| there.len() == size) {
             return Ok(0);
         }
@@ -195,7 +195,7 @@ impl Mirror<'_> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(MirrorError::Stopped);
         }
-        let mut source = File::open(from).map_err(|error| local_error(from, error))?;
+        let mut source = File::open(from).map_err(|error| local_error(from, &error))?;
         let folder = to.parent().unwrap_or(to);
         let mut temp = self.fs.create_temp(folder).map_err(remote_error(to))?;
         let bytes = io::copy(&mut source, &mut temp).map_err(remote_error(to))?;
@@ -209,6 +209,6 @@ fn remote_error(path: &Path) -> impl FnOnce(io::Error) -> MirrorError {
     move |source| MirrorError::Remote { path, source }
 }
 
-fn local_error(path: &Path, problem: impl ToString) -> MirrorError {
+fn local_error(path: &Path, problem: &impl ToString) -> MirrorError {
     MirrorError::Local { path: path.to_owned(), problem: problem.to_string() }
 }

@@ -1,5 +1,7 @@
 //! The agent as a whole, in this process or as the binary, over real sockets and directories.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 mod commands;
 mod running;
 mod support;

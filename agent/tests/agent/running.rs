@@ -103,7 +103,7 @@ async fn the_control_socket_is_for_its_owner_and_answers_while_the_agent_runs() 
         let tail = |filter: &str| TailRequest { filter: Some(filter.to_owned()), lines: 5, follow: false };
         let mut lines = Vec::new();
         let mut answers = ask(ControlRequest::Tail(tail("site/b/#")));
-        while let Some(line) = answers.next::<TailLine>().unwrap() {
+        while let Some(line) = answers.next_line::<TailLine>().unwrap() {
             lines.push(line);
         }
         let verified: VerifyReport = ask(ControlRequest::Verify { dataset: None }).one().unwrap();
