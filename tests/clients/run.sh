@@ -20,13 +20,16 @@ trap cleanup EXIT
 FOREBAY__DATA_DIR="$dir/data" "$forebay" run --config "$here/forebay.toml" 2>"$dir/log" &
 agent=$!
 
-# The agent's own line says where it listens; `tail` ends with the agent.
-address=$(tail --pid="$agent" -n +1 -f "$dir/log" | sed -un 's/.*"address":"\([0-9.:]*\)".*/\1/p;/"address"/q') || true
-if [ -z "$address" ]; then
-    echo "the agent did not start:" >&2
-    cat "$dir/log" >&2
-    exit 1
-fi
+# The agent's own line says where it listens.
+SECONDS=0
+until address=$(sed -n 's/.*"message":"Listening.*"\([0-9.]*:[0-9]*\)".*/\1/p' "$dir/log") && [ -n "$address" ]; do
+    if ! kill -0 "$agent" 2>/dev/null || [ "$SECONDS" -gt 60 ]; then
+        echo "the agent does not listen:" >&2
+        cat "$dir/log" >&2
+        exit 1
+    fi
+    sleep 0.05
+done
 port=${address##*:}
 
 "$python" "$here/publish.py" "$port" "$dir/data/forebay.sock" "$dir/sent.json"
