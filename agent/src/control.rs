@@ -5,6 +5,8 @@
 //! {"command":"status"}                                                  one line: Status
 //! {"command":"verify","dataset":null}                                   one line: VerifyReport
 //! {"command":"tail","filter":"temperature","lines":10,"follow":true}    a line a message
+//! {"command":"dead-letters","dataset":null,"seqs":[]}                     one line: a list of DeadLetterLine
+//! {"command":"replay-dead-letters","dataset":null,"seqs":[7]}             one line: Done; so does drop-dead-letters
 //! ```
 //!
 //! A request that cannot be answered gets `{"error":"..."}`. The socket is for its owner only (0600).
@@ -22,6 +24,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use crate::config::Config;
+use crate::dead_letters::{self, Selection};
 use crate::status::Shared;
 use crate::tail::{Tail, TailRequest};
 use crate::verify;
@@ -48,6 +51,12 @@ pub enum ControlRequest {
     },
     /// The newest messages.
     Tail(TailRequest),
+    /// List dead letters.
+    DeadLetters(Selection),
+    /// Store dead letters again.
+    ReplayDeadLetters(Selection),
+    /// Forget dead letters.
+    DropDeadLetters(Selection),
 }
 
 /// The answer to a request that cannot be answered.
@@ -110,6 +119,13 @@ async fn answer(stream: UnixStream, shared: &Arc<Shared>) -> Result<()> {
             Ok(tail) => return follow(tail, request.follow, &mut reading, &mut writing).await,
             Err(error) => Err(error),
         },
+        Ok(ControlRequest::DeadLetters(which)) => {
+            respond(shared, move |shared| dead_letters::list(&shared.spool, &which)).await
+        }
+        Ok(ControlRequest::ReplayDeadLetters(which)) => replay(shared, &which).await,
+        Ok(ControlRequest::DropDeadLetters(which)) => {
+            respond(shared, move |shared| dead_letters::drop(&shared.spool, &which)).await
+        }
         Err(error) => Err(anyhow::Error::from(error).context("read the request")),
     };
     let answer = match outcome {
@@ -128,6 +144,12 @@ async fn respond<T: Serialize + Send + 'static>(
     let shared = Arc::clone(shared);
     let answer = tokio::task::spawn_blocking(move || make(&shared)).await??;
     Ok(serde_json::to_string(&answer)?)
+}
+
+async fn replay(shared: &Arc<Shared>, which: &Selection) -> Result<String> {
+    let writer = shared.writer.upgrade().context("the agent is stopping")?;
+    let done = dead_letters::replay(&shared.config, &shared.spool, &writer, which).await?;
+    Ok(serde_json::to_string(&done)?)
 }
 
 async fn follow(

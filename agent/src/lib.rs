@@ -2,12 +2,13 @@
 //!
 //! Reading order: [`cli`] what people type, [`config`] what they write, [`supervisor`] what starts and stops, [`ingest`]
 //! where broker and storage meet, [`route`] topic to dataset, [`sealing`] and [`upstream`] what becomes of it, [`control`]
-//! with [`status`], [`tail`] and [`verify`] what can be asked, [`store`] the data directory, [`clock`], [`telemetry`].
+//! with [`status`], [`tail`], [`verify`] and [`dead_letters`] what can be asked, [`store`] the data directory, [`clock`], [`telemetry`].
 
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod dead_letters;
 mod demo;
 pub mod ingest;
 pub mod route;

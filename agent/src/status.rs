@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use forebay_broker::Broker;
+use forebay_broker::inbound::Ticket;
 use forebay_storage::odf::{self, Depth};
 use forebay_storage::position::{DatasetId, Seq};
-use forebay_storage::spool::Spool;
+use forebay_storage::spool::{Request, Spool};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::WeakSender;
 
 use crate::clock::{self, Clock};
 use crate::config::Config;
@@ -35,6 +37,8 @@ pub struct Shared {
     pub config: Config,
     /// The spool.
     pub spool: Spool,
+    /// The spool's writer, for what does not come from the broker. It does not keep the writer from ending.
+    pub writer: WeakSender<Request<Ticket>>,
     /// The broker.
     pub broker: Broker,
     /// Ingest's counters.

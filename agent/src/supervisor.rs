@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! start   data directory and its lock ▶ spool ▶ datasets ▶ writer ▶ ingest ▶ sealer ▶ upstreams ▶ control ▶ listeners
-//! stop    listeners and connections (answers what was submitted) ▶ ingest ▶ writer ▶ sealer ▶ upstreams ▶ control
+//! stop    listeners and connections (answers what was submitted) ▶ ingest ▶ control ▶ writer ▶ sealer ▶ upstreams
 //! ```
 //!
 //! Devices are let in last and sent away first, so that whatever they were promised is kept by parts that still run. A
@@ -11,6 +11,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -86,6 +87,7 @@ impl Agent {
         let (failing, failed) = mpsc::channel(4);
 
         let (requests, queue) = mpsc::channel(config.limits.unstored_messages_max);
+        let weak_requests = requests.downgrade();
         let writer = start_writer(&store.spool, &counters, queue, &failing)?;
         let (broker, inbound) = Broker::new(config.limits.clone(), stored_sessions(&store.spool)?);
         let ingest = Ingest {
@@ -100,11 +102,12 @@ impl Agent {
         let progress: Vec<Arc<Progress>> =
             config.upstreams.iter().map(|upstream| Arc::new(Progress::new(upstream))).collect();
         let sealing = Arc::new(Sealing::new(&sealer));
-        let sealer = start_sealer(sealer, &store.spool, &sealing, &progress, &bell, &stop)?;
-        let upstreams = start_upstreams(&config, &store, &ids, &progress, &bell)?;
+        let sealer = start_sealer(sealer, &store.spool, &sealing, &progress, (&bell, &stop), &failing)?;
+        let upstreams = start_upstreams(&config, &store, &ids, (&progress, &bell), &failing)?;
         let shared = Arc::new(Shared {
             config,
             spool: store.spool.clone(),
+            writer: weak_requests,
             broker: broker.clone(),
             counters,
             clock,
@@ -157,9 +160,12 @@ impl Agent {
 
     /// Waits until a part fails that the agent cannot go on without.
     pub async fn failed(&mut self) -> anyhow::Error {
-        match self.failed.recv().await {
-            Some(error) => error,
-            None => anyhow!("every part of the agent has ended"),
+        tokio::select! {
+            error = self.failed.recv() => error.unwrap_or_else(|| anyhow!("every part of the agent has ended")),
+            ended = &mut self.ingest => match ended {
+                Ok(()) => anyhow!("ingest ended"),
+                Err(panic) => anyhow::Error::from(panic).context("ingest"),
+            },
         }
     }
 
@@ -176,16 +182,16 @@ impl Agent {
         drop(self.listeners);
         let _ = self.stop_ingest.send(());
         within(STOP_MAX, "ingest", async { Ok(self.ingest.await?) }).await?;
-        self.writer.ended().await?;
-        self.stop.store(true, Ordering::Relaxed);
-        self.sealer.ended().await?;
-        self.bell.stop();
-        for upstream in self.upstreams {
-            upstream.ended().await?;
-        }
         for task in self.background {
             task.abort();
             let _ = task.await;
+        }
+        self.writer.ended().await?;
+        self.stop.store(true, Ordering::Relaxed);
+        self.sealer.ended_or_left().await;
+        self.bell.stop();
+        for upstream in self.upstreams {
+            upstream.ended_or_left().await;
         }
         // Answers that are still being made hold the spool open; whoever starts again needs it closed.
         let closed = async {
@@ -260,12 +266,13 @@ fn start_writer(
     queue: mpsc::Receiver<Request<Ticket>>,
     failing: &mpsc::Sender<anyhow::Error>,
 ) -> Result<Part> {
-    let (spool, counters, failing) = (spool.clone(), Arc::clone(counters), failing.clone());
-    start_thread("spool-writer".to_owned(), move || {
+    let (spool, counters) = (spool.clone(), Arc::clone(counters));
+    let reporting = failing.clone();
+    start_thread("spool-writer".to_owned(), failing, move || {
         let mut writer = Writer::new(spool, |ticket, outcome| counters.resolve(ticket, outcome));
         if let Err(problem) = writer.run(queue) {
             error!(%problem, "The spool cannot be written: nothing is acknowledged any more.");
-            let _ = failing.try_send(anyhow::Error::from(problem).context("write the spool"));
+            let _ = reporting.try_send(anyhow::Error::from(problem).context("write the spool"));
         }
     })
 }
@@ -275,20 +282,20 @@ fn start_sealer(
     spool: &Spool,
     sealing: &Arc<Sealing>,
     progress: &[Arc<Progress>],
-    bell: &Arc<Bell>,
-    stop: &Arc<AtomicBool>,
+    (bell, stop): (&Arc<Bell>, &Arc<AtomicBool>),
+    failing: &mpsc::Sender<anyhow::Error>,
 ) -> Result<Part> {
     let (spool, sealing, progress) = (spool.clone(), Arc::clone(sealing), progress.to_vec());
     let (bell, stop) = (Arc::clone(bell), Arc::clone(stop));
-    start_thread("sealer".to_owned(), move || sealing::run(sealer, &spool, &sealing, &progress, &bell, &stop))
+    start_thread("sealer".to_owned(), failing, move || sealing::run(sealer, &spool, &sealing, &progress, &bell, &stop))
 }
 
 fn start_upstreams(
     config: &Config,
     store: &Store,
     ids: &[DatasetId],
-    progress: &[Arc<Progress>],
-    bell: &Arc<Bell>,
+    (progress, bell): (&[Arc<Progress>], &Arc<Bell>),
+    failing: &mpsc::Sender<anyhow::Error>,
 ) -> Result<Vec<Part>> {
     let names = config.datasets.iter().map(|dataset| dataset.spec.name.clone());
     let datasets: Vec<_> = names.zip(ids.iter().copied()).collect();
@@ -303,28 +310,41 @@ fn start_upstreams(
             progress: Arc::clone(progress),
             bell: Arc::clone(bell),
         };
-        parts.push(start_thread(format!("upstream-{number}"), move || delivery.run())?);
+        parts.push(start_thread(format!("upstream-{number}"), failing, move || delivery.run())?);
     }
     Ok(parts)
 }
 
-fn start_thread(name: String, work: impl FnOnce() + Send + 'static) -> Result<Part> {
+/// Starts a thread; one that panics ends the agent.
+fn start_thread(
+    name: String,
+    failing: &mpsc::Sender<anyhow::Error>,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<Part> {
     let (ending, ended) = oneshot::channel();
-    thread::Builder::new()
-        .name(name.clone())
-        .spawn(move || {
-            work();
-            let _ = ending.send(());
-        })
-        .with_context(|| format!("start the thread {name}"))?;
+    let (failing, thread_name) = (failing.clone(), name.clone());
+    let guarded = move || {
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            error!(thread = thread_name, "A part of the agent failed.");
+            let _ = failing.try_send(anyhow!("the thread {thread_name} panicked"));
+        }
+        let _ = ending.send(());
+    };
+    thread::Builder::new().name(name.clone()).spawn(guarded).with_context(|| format!("start the thread {name}"))?;
     Ok(Part { name, ended })
 }
 
 impl Part {
+    /// A part that is cut off in the middle has nothing to lose: a seal and a delivery are finished after the next start.
+    async fn ended_or_left(self) {
+        if let Err(problem) = self.ended().await {
+            warn!(problem = format!("{problem:#}"), "Not waiting for it any longer.");
+        }
+    }
+
     async fn ended(self) -> Result<()> {
         let name = self.name;
-        // A sender that is dropped unsent stands for a panic, which was printed.
-        within(STOP_MAX, &name, async { self.ended.await.map_err(|_| anyhow!("panicked")) }).await
+        within(STOP_MAX, &name, async { Ok(self.ended.await?) }).await
     }
 }
 

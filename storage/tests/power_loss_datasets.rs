@@ -60,7 +60,9 @@ fn no_cut_loses_or_doubles_a_row_or_breaks_a_chain() {
 fn a_slice_that_is_never_synced_is_caught() {
     let mut recorded = record(1);
     recorded.events.retain(|event| match event {
-        Event::Fs(forebay_storage::durable_fs::FsOp::SyncFile(path)) => !path.parent().is_some_and(|dir| dir.ends_with("data")),
+        Event::Fs(forebay_storage::durable_fs::FsOp::SyncFile(path)) => {
+            !path.parent().is_some_and(|dir| dir.ends_with("data"))
+        }
         _ => true,
     });
 
@@ -109,7 +111,11 @@ fn tell(next: &mut u64, rng: &mut Rng) -> Told {
 fn made(ids: [DatasetId; 2], told: Told) -> Message {
     let dataset = ids[usize::from(told.once)];
     let second = told.id as i64;
-    if told.good { message(dataset, second, told.id) } else { with_payload(dataset, second, &format!("{BAD}{}", told.id)) }
+    if told.good {
+        message(dataset, second, told.id)
+    } else {
+        with_payload(dataset, second, &format!("{BAD}{}", told.id))
+    }
 }
 
 fn open(spool: &Spool, fs: &DurableFs, dir: &Path) -> Sealer {
@@ -189,12 +195,7 @@ fn cut_recovery(
 }
 
 /// Starts on an image, seals what is left, and compares with what was promised. Returns what that start did to the disk.
-fn check(
-    image: &CrashImage,
-    from: &Path,
-    begun: &[Told],
-    acked: &[Told],
-) -> (Vec<Event<Note>>, std::path::PathBuf) {
+fn check(image: &CrashImage, from: &Path, begun: &[Told], acked: &[Told]) -> (Vec<Event<Note>>, std::path::PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     image.materialise(from, dir.path());
     let log = Log::<Note>::default();
@@ -245,7 +246,10 @@ fn contained<R>(check: impl FnOnce() -> R) -> Result<R, String> {
 fn cut_places(events: &[Event<Note>], rng: &mut Rng) -> Vec<usize> {
     use forebay_storage::durable_fs::FsOp;
     let is_sync = |place: usize| {
-        matches!(events.get(place), Some(Event::Sync | Event::Fs(FsOp::SyncFile(_) | FsOp::SyncDir(_) | FsOp::Rename(..))))
+        matches!(
+            events.get(place),
+            Some(Event::Sync | Event::Fs(FsOp::SyncFile(_) | FsOp::SyncDir(_) | FsOp::Rename(..)))
+        )
     };
     let is_ack = |place: usize| matches!(events[place], Event::Note(Note::Ack(_)));
     (0..events.len())

@@ -125,7 +125,8 @@ fn the_same_messages_give_the_same_bytes_however_the_spool_was_filled() {
         let root = dir.path().join("datasets");
         std::fs::create_dir_all(&root).unwrap();
         std::fs::write(root.join("temperature.key"), format!("f{}\n", "07".repeat(32))).unwrap();
-        let mut sealer = open_sealer(&spool, dir.path(), &[temperature()], BatchLimits { rows: 40, ..Default::default() });
+        let mut sealer =
+            open_sealer(&spool, dir.path(), &[temperature()], BatchLimits { rows: 40, ..Default::default() });
         let id = spool.dataset_id("temperature").unwrap();
         let messages: Vec<_> = (0..100).map(|n| message(id, n as i64, n)).collect();
         for piece in messages.chunks(pieces) {
@@ -152,10 +153,10 @@ fn a_batch_ends_at_the_limits_and_the_rest_follows() {
     let by_rows: Vec<_> = std::iter::from_fn(|| sealer.seal_due(NOW_US).unwrap()).collect();
     let rest = drain(&mut sealer);
 
-    assert_eq!(by_rows.iter().map(|(sealed, reason)| (sealed.rows, *reason)).collect::<Vec<_>>(), [
-        (4, CutReason::Rows),
-        (4, CutReason::Rows)
-    ]);
+    assert_eq!(
+        by_rows.iter().map(|(sealed, reason)| (sealed.rows, *reason)).collect::<Vec<_>>(),
+        [(4, CutReason::Rows), (4, CutReason::Rows)]
+    );
     assert_eq!(rest[0].rows, 2);
     assert_eq!(rows(&sealer, "temperature"), (0..10).collect::<Vec<_>>());
 }
@@ -171,7 +172,10 @@ fn an_optional_field_may_be_added_and_anything_else_is_refused_by_name() {
     let sealer = open_sealer(&spool, dir.path(), &[wider], BatchLimits::default());
 
     let repository = sealer.datasets().next().unwrap().repository();
-    let schemas = repository.blocks(None).unwrap().filter(|block| matches!(block.as_ref().unwrap().1.event, Event::SetDataSchema(_)));
+    let schemas = repository
+        .blocks(None)
+        .unwrap()
+        .filter(|block| matches!(block.as_ref().unwrap().1.event, Event::SetDataSchema(_)));
     assert_eq!(schemas.count(), 2);
     drop(sealer);
 

@@ -13,7 +13,7 @@ import threading
 import time
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 HOST = "127.0.0.1"
@@ -66,7 +66,7 @@ def publish_with_paho(port, version, qos, first):
 
 
 def end(client):
-    assert client.disconnect() == MQTTErrorCode.MQTT_ERR_SUCCESS
+    client.disconnect()
     client.loop_stop()
 
 

@@ -22,7 +22,7 @@ agent=$!
 
 # The agent's own line says where it listens.
 SECONDS=0
-until address=$(sed -n 's/.*"message":"Listening.*"\([0-9.]*:[0-9]*\)".*/\1/p' "$dir/log") && [ -n "$address" ]; do
+until address=$(sed -n 's/.*"message":"Listening.*"\([0-9][0-9.]*:[0-9]*\)".*/\1/p' "$dir/log") && [ -n "$address" ]; do
     if ! kill -0 "$agent" 2>/dev/null || [ "$SECONDS" -gt 60 ]; then
         echo "the agent does not listen:" >&2
         cat "$dir/log" >&2

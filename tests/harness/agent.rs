@@ -156,6 +156,8 @@ impl Agent {
         let deadline = now() + DRAIN_MAX;
         loop {
             let status = self.status()?;
+            let stored =
+                status.pointer("/spool/log_end").and_then(Value::as_u64).context("the status says what is stored")?;
             let waiting =
                 status.pointer("/spool/waiting").and_then(Value::as_u64).context("the status says what waits")?;
             if waiting == 0 && stored >= messages {

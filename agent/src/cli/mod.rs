@@ -2,6 +2,7 @@
 
 mod ask;
 mod check;
+mod dead_letters;
 mod demo;
 mod init;
 pub mod output;
@@ -54,6 +55,8 @@ enum Command {
     Verify(verify::Args),
     /// Show the newest messages
     Tail(tail::Args),
+    /// List, replay or drop what could not become a row
+    DeadLetters(dead_letters::Args),
     /// Print the version
     Version,
 }
@@ -83,6 +86,7 @@ impl Cli {
             Command::Status(args) => status::run(args, &self.loaded()?.config),
             Command::Verify(args) => verify::run(args, &self.loaded()?.config),
             Command::Tail(args) => tail::run(args, &self.loaded()?.config),
+            Command::DeadLetters(args) => dead_letters::run(args, &self.loaded()?.config),
             Command::Version => {
                 output::print(concat!("forebay ", env!("CARGO_PKG_VERSION"), "\n"))?;
                 Ok(ExitCode::SUCCESS)

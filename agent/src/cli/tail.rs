@@ -92,7 +92,8 @@ fn render(line: &TailLine) -> String {
     out
 }
 
-fn shown(text: &str) -> String {
+/// The beginning of what a device sent, without what could steer a terminal.
+pub(super) fn shown(text: &str) -> String {
     let mut shown: String = text
         .chars()
         .take(PAYLOAD_SHOWN)

@@ -120,15 +120,17 @@ pub enum LogFormat {
 
 impl Default for Config {
     fn default() -> Self {
+        let limits = Limits::default();
+        let sessions_max = (limits.sessions_max + limits.connections_max) as u64;
         Self {
             gateway: host_name(),
             data_dir: PathBuf::from("./forebay-data"),
             listeners: vec![ListenerConfig { bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 1_883)) }],
             allow_anonymous: false,
             on_refused: OnRefused::default(),
-            limits: Limits::default(),
+            limits,
             datasets: dataset::default_datasets(),
-            spool: SpoolConfig::default(),
+            spool: SpoolConfig { sessions_max, ..SpoolConfig::default() },
             batch: Batch::default(),
             upstreams: Vec::new(),
             log: Log::default(),

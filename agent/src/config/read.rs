@@ -5,12 +5,16 @@ use std::num::NonZeroU16;
 use std::path::{Component, PathBuf};
 
 use forebay_broker::config::{Limits, ListenerConfig};
-use forebay_storage::spool::{MESSAGE_BYTES_MAX, OnFull, SpoolConfig};
+use forebay_storage::spool::{OnFull, SpoolConfig};
 
 use super::document::{ConfigError, Node, Section, nearest};
+use super::units::show_size;
 use super::{Batch, Config, Log, LogFormat, OnRefused, Upstream, UpstreamKind};
 
 type Result<T> = std::result::Result<T, ConfigError>;
+
+/// The largest packet whose message, with the longest Client Identifier, the spool can take: 63 MiB.
+const PACKET_BYTES_MAX: u32 = 63 << 20;
 
 /// The whole file.
 pub(super) fn config(tree: Node) -> Result<Config> {
@@ -29,7 +33,9 @@ pub(super) fn config(tree: Node) -> Result<Config> {
         Some(node) => super::dataset::datasets(node)?,
         None => default.datasets,
     };
-    let spool = section(&mut root, "spool", spool)?.unwrap_or_default();
+    let mut spool = section(&mut root, "spool", spool)?.unwrap_or_default();
+    // The broker counts the sessions of clients that are away, the spool all of them.
+    spool.sessions_max = (limits.sessions_max as u64).saturating_add(limits.connections_max as u64);
     let batch = section(&mut root, "batch", batch)?.unwrap_or_default();
     let upstreams = match root.take("upstream") {
         Some(node) => upstreams(node)?,
@@ -138,8 +144,8 @@ fn limits(section: &mut Section) -> Result<Limits> {
         })?,
         packet_bytes_max: section.read("packet_bytes_max", default.packet_bytes_max, |node| {
             match u32::try_from(node.size()?) {
-                Ok(bytes @ 128..) if bytes as usize <= MESSAGE_BYTES_MAX => Ok(bytes),
-                _ => Err(node.error("from 128 B to 64 MiB, the largest message that the spool stores")),
+                Ok(bytes @ 128..=PACKET_BYTES_MAX) => Ok(bytes),
+                _ => Err(node.error(format!("from 128 B to {}", show_size(PACKET_BYTES_MAX.into())))),
             }
         })?,
         receive_maximum: section.read("receive_maximum", default.receive_maximum, |node| {

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use forebay_agent::control::{ControlRequest, client};
+use forebay_agent::dead_letters::{DeadLetterLine, Done, Selection};
 use forebay_agent::status::Status;
 use forebay_agent::supervisor::Agent;
 use forebay_agent::tail::{TailLine, TailRequest};
@@ -147,4 +148,31 @@ async fn a_schema_that_does_not_continue_the_dataset_is_bad_configuration() {
 
     assert!(error.is::<forebay_agent::config::ConfigError>(), "{error:?}");
     assert!(error.to_string().contains("temperature"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_is_replayed_once_its_topic_has_a_dataset() {
+    let before = Gateway::new(TEMPERATURE);
+    let agent = before.start().await;
+    publish(agent.addresses()[0], "device", &[("log/door", "opened"), ("other", "x")]).await;
+    agent.stop().await.unwrap();
+    let changed = before.toml() + "[[dataset]]\nname = \"log\"\ntopics = [\"log/#\"]\nformat = \"text\"\n";
+    let config = forebay_agent::config::Config::parse(&changed, "forebay.toml".as_ref()).unwrap();
+    let agent = Agent::start(config.clone()).await.unwrap();
+
+    let (done, left) = tokio::task::spawn_blocking(move || {
+        let ask = |request| client::ask(&config, &request).unwrap().unwrap();
+        let all = Selection::default();
+        let done: Done = ask(ControlRequest::ReplayDeadLetters(all.clone())).one().unwrap();
+        let left: Vec<DeadLetterLine> = ask(ControlRequest::DeadLetters(all)).one().unwrap();
+        (done, left)
+    })
+    .await
+    .unwrap();
+    agent.seal_all().await.unwrap();
+    agent.stop().await.unwrap();
+
+    assert_eq!(done, Done { done: 1, left: 1 });
+    assert_eq!(left.iter().map(|line| line.topic.as_str()).collect::<Vec<_>>(), ["other"]);
+    assert_eq!(before.verify("log").rows, 1);
 }

@@ -141,7 +141,7 @@ impl DatasetSealer {
                 _ if is_row => {}
                 Ok(Some(key)) if keys.contains(&key) || spool.ledger_contains(self.id, &key)? => rest.duplicates += 1,
                 Ok(_) => {
-                    rest.bury(seq, message, "refused by an earlier declaration of the dataset", message.received_at_us)
+                    rest.bury(seq, message, "refused by an earlier declaration of the dataset", message.received_at_us);
                 }
                 Err(reason) => rest.bury(seq, message, &reason.to_string(), message.received_at_us),
             }

@@ -38,8 +38,11 @@ impl Spool {
             for row in txn.open_table(SESSIONS)?.iter()? {
                 let (client_id, expiry) = row?;
                 let client_id: Arc<str> = client_id.value().into();
-                let session =
-                    StoredSession { client_id: Arc::clone(&client_id), expiry_secs: expiry.value(), packet_ids: Vec::new() };
+                let session = StoredSession {
+                    client_id: Arc::clone(&client_id),
+                    expiry_secs: expiry.value(),
+                    packet_ids: Vec::new(),
+                };
                 sessions.insert(client_id, session);
             }
             for row in txn.open_table(PACKET_IDS)?.iter()? {
