@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use forebay_storage::durable_fs::DurableFs;
-use forebay_storage::spool::{OpenReport, Spool};
+use forebay_storage::spool::{OpenReport, Spool, SpoolConfig};
 
 use crate::config::Config;
 
@@ -40,8 +40,11 @@ impl Store {
         fs.create_dir_all(&config.data_dir).with_context(|| format!("create {}", config.data_dir.display()))?;
         let lock = lock(&config.data_dir)?;
         let dir = config.data_dir.join("spool");
-        let (spool, report) = Spool::open(&dir, config.spool.clone(), fs.clone())
-            .with_context(|| format!("open the spool in {}", dir.display()))?;
+        // Connected clients have a session on disk, too.
+        let sessions_max = (config.limits.sessions_max + config.limits.connections_max) as u64;
+        let bounds = SpoolConfig { sessions_max, ..config.spool.clone() };
+        let (spool, report) =
+            Spool::open(&dir, bounds, fs.clone()).with_context(|| format!("open the spool in {}", dir.display()))?;
         Ok(Self { spool, report, fs, _lock: lock })
     }
 

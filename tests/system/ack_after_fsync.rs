@@ -108,8 +108,8 @@ fn parse(trace: &str) -> Vec<Call> {
 /// A 3.1.1 PUBACK as strace prints bytes: the shortest octal, or the character itself.
 fn puback_text(packet_id: u16) -> String {
     let [high, low] = packet_id.to_be_bytes();
-    let printed = [b'@', 2, high, low].iter().enumerate().map(|(_, byte)| byte);
-    printed.fold(String::new(), |text, byte| text + &strace_byte(*byte))
+    let bytes: String = [b'@', 2, high, low].into_iter().map(strace_byte).collect();
+    format!("\"{bytes}\", 4")
 }
 
 fn strace_byte(byte: u8) -> String {

@@ -42,7 +42,7 @@ fn what_was_acknowledged_survives_kill_9_and_qos_2_is_stored_once() {
     let rows = finish(agent, &config, "messages");
 
     let mut stored: BTreeMap<String, u32> = BTreeMap::new();
-    for payload in rows.texts("value").unwrap() {
+    for payload in rows.texts("payload").unwrap() {
         *stored.entry(payload).or_default() += 1;
     }
     let acknowledged: Vec<&String> = devices.iter().flat_map(|device| &device.acknowledged).collect();

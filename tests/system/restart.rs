@@ -24,7 +24,7 @@ fn a_restarted_agent_appends_to_the_same_dataset() {
     let rows = finish(start(&config), &config, "messages");
     let wanted =
         ["first", "second", "third"].iter().flat_map(|life| (1..=10).map(move |number| format!("{life} {number}")));
-    assert_eq!(rows.texts("value").unwrap(), wanted.collect::<Vec<_>>());
+    assert_eq!(rows.texts("payload").unwrap(), wanted.collect::<Vec<_>>());
 }
 
 #[test]
@@ -67,6 +67,6 @@ fn a_packet_identifier_of_qos_2_is_remembered_over_a_restart() {
         device.expect(&Reply::PubComp { packet_id: 77, code }).unwrap();
 
         let rows = finish(agent, &config, "messages");
-        assert_eq!(rows.texts("value").unwrap(), ["exactly once"], "{version:?}");
+        assert_eq!(rows.texts("payload").unwrap(), ["exactly once"], "{version:?}");
     }
 }

@@ -24,7 +24,7 @@ fn every_message_of_rumqttc_is_a_row() {
 
     agent.drain(wanted.len() as u64).unwrap();
     let rows = finish(agent, &config, "messages");
-    let stored = rows.texts("value").unwrap();
+    let stored = rows.texts("payload").unwrap();
     assert_eq!(stored.len(), wanted.len(), "each once");
     assert_eq!(stored.into_iter().collect::<BTreeSet<_>>(), wanted);
 }

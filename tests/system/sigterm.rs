@@ -36,7 +36,7 @@ fn sigterm_under_load_keeps_what_was_acknowledged_and_exits_with_0() {
         assert!(matches!(last, None | Some(Reply::Disconnect { code: 0x8B })), "the last packet was {last:?}");
     }
     let rows = finish(start(&config), &config, "messages");
-    let stored: BTreeSet<String> = rows.texts("value").unwrap().into_iter().collect();
+    let stored: BTreeSet<String> = rows.texts("payload").unwrap().into_iter().collect();
     assert!(
         acknowledged.is_subset(&stored),
         "lost: {:?}",
