@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use forebay_storage::durable_fs::DurableFs;
-use forebay_storage::spool::{OpenReport, Spool, SpoolConfig};
+use forebay_storage::spool::{OpenReport, Spool};
 
 use crate::config::Config;
 

@@ -237,6 +237,14 @@ fn open(config: &Config) -> Result<(Store, Sealer)> {
         }),
         error => anyhow::Error::from(error).context("open the datasets"),
     })?;
+    for damaged in sealer.unusable() {
+        error!(
+            dataset = damaged.dataset,
+            problem = %damaged.error,
+            "A dataset cannot be opened: its messages are acknowledged and wait in the spool. Restore the file, or move the \
+             dataset's directory away to begin it anew; then restart."
+        );
+    }
     Ok((store, sealer))
 }
 

@@ -33,7 +33,25 @@ fn messages_become_rows_of_a_dataset_that_verifies() {
     let state = dataset.repository().state();
     assert_eq!(state.source_state.as_ref().unwrap().value, "9");
     assert_eq!(state.watermark.unwrap().timestamp_micros(), NOW_US + 9_000_000);
+    assert_eq!(state.system_time, state.watermark.unwrap());
     assert_eq!(state.vocab.event_time_column.as_deref(), Some("ts"));
+}
+
+/// The clock of the gateway is not to be trusted here, so the row is taken; the watermark must not follow it.
+#[test]
+fn a_reading_from_the_future_does_not_end_everybodys_windows() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open_spool(dir.path());
+    let mut sealer = open_sealer(&spool, dir.path(), &[temperature()], BatchLimits::default());
+    let id = spool.dataset_id("temperature").unwrap();
+    let mut ahead = with_payload(id, 0, &format!(r#"{{"ts":{},"id":1}}"#, NOW_US / 1_000 + 86_400_000));
+    ahead.flags.clock_synchronised = false;
+    store(&spool, vec![ahead], |_| {});
+
+    drain(&mut sealer);
+
+    let state = sealer.datasets().next().unwrap().repository().state();
+    assert_eq!(state.watermark.unwrap().timestamp_micros(), NOW_US);
 }
 
 #[test]
@@ -193,6 +211,29 @@ fn an_optional_field_may_be_added_and_anything_else_is_refused_by_name() {
     let Err(SealError::Incompatible { dataset, difference }) = refused else { panic!("accepted") };
     assert_eq!(dataset, "temperature");
     assert!(difference.contains("value"), "{difference}");
+}
+
+/// I7: the gateway starts, the others are sealed, and nothing of the damaged one is lost.
+#[test]
+fn a_damaged_dataset_keeps_its_messages_in_the_spool_and_does_not_stop_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open_spool(dir.path());
+    let specs = [temperature(), leak()];
+    drop(open_sealer(&spool, dir.path(), &specs, BatchLimits::default()));
+    let head = dir.path().join("datasets/temperature/refs/head");
+    std::fs::write(&head, "torn").unwrap();
+    let (damaged, whole) = (spool.dataset_id("temperature").unwrap(), spool.dataset_id("leak").unwrap());
+
+    let mut sealer = open_sealer(&spool, dir.path(), &specs, BatchLimits::default());
+    store(&spool, vec![message(damaged, 0, 0), message(whole, 1, 1)], |_| {});
+    drain(&mut sealer);
+
+    let unusable: Vec<_> = sealer.unusable().iter().map(|one| (one.dataset.as_str(), one.error.to_string())).collect();
+    assert_eq!(unusable.len(), 1);
+    assert!(unusable[0].0 == "temperature" && unusable[0].1.contains("refs/head"), "{unusable:?}");
+    assert_eq!(rows(&sealer, "leak"), [1]);
+    assert_eq!(spool.read(Seq(0), Some(damaged), 10, 1 << 20).unwrap().messages.len(), 1);
+    assert_eq!(std::fs::read(&head).unwrap(), b"torn");
 }
 
 /// A reading a second for a week, no upstream: slices of full size, none because of its age; then the link comes back.

@@ -80,22 +80,33 @@ pub enum SealError {
     Spool(#[from] SpoolError),
 }
 
+/// A dataset that cannot be opened. The gateway runs on: its messages are acknowledged and wait in the spool (I7).
+#[derive(Debug)]
+pub struct Unusable {
+    /// Its name.
+    pub dataset: String,
+    /// Names the file and what is wrong with it.
+    pub error: SealError,
+}
+
 /// Seals every dataset of the gateway, one batch at a time. To be driven by one thread.
 pub struct Sealer {
     spool: Spool,
     limits: BatchLimits,
     batcher: Batcher,
     datasets: BTreeMap<DatasetId, DatasetSealer>,
+    unusable: Vec<Unusable>,
     /// Chunks below this are known to the batcher.
     scanned: Seq,
 }
 
 impl Sealer {
     /// Opens or creates the repository of every dataset under `root`, one directory each, and finishes what a crash
-    /// interrupted. `now_us` stamps the first blocks of datasets that are new.
+    /// interrupted. `now_us` stamps the first blocks of datasets that are new. A damaged dataset is left as it is and does
+    /// not stop the others: see [`unusable`](Self::unusable).
     ///
     /// # Errors
-    /// Any [`SealError`]; `Incompatible` is a matter of configuration and names the difference.
+    /// `Incompatible` is a matter of configuration and names the difference; `Spool` and `Io` when the disk fails.
     pub fn open(
         spool: Spool,
         fs: &DurableFs,
@@ -105,13 +116,18 @@ impl Sealer {
         limits: BatchLimits,
         now_us: i64,
     ) -> Result<Self, SealError> {
-        let mut datasets = BTreeMap::new();
+        let (mut datasets, mut unusable) = (BTreeMap::new(), Vec::new());
         for spec in specs {
-            let dataset = DatasetSealer::open(&spool, fs, root, gateway, spec, now_us)?;
-            datasets.insert(dataset.id(), dataset);
+            match DatasetSealer::open(&spool, fs, root, gateway, spec, now_us) {
+                Ok(dataset) => _ = datasets.insert(dataset.id(), dataset),
+                Err(error @ (SealError::Incompatible { .. } | SealError::Spool(_) | SealError::Io(_))) => {
+                    return Err(error);
+                }
+                Err(error) => unusable.push(Unusable { dataset: spec.name.clone(), error }),
+            }
         }
         let scanned = spool.log_start()?;
-        Ok(Self { spool, limits, batcher: Batcher::new(limits), datasets, scanned })
+        Ok(Self { spool, limits, batcher: Batcher::new(limits), datasets, unusable, scanned })
     }
 
     /// Seals the batch that is most due at `now_us`, if any is.
@@ -156,7 +172,13 @@ impl Sealer {
         self.batcher.poll_timeout()
     }
 
-    /// The datasets, by id.
+    /// The datasets that could not be opened. The next start tries again.
+    #[must_use]
+    pub fn unusable(&self) -> &[Unusable] {
+        &self.unusable
+    }
+
+    /// The datasets that can be sealed, by id.
     pub fn datasets(&self) -> impl Iterator<Item = &DatasetSealer> {
         self.datasets.values()
     }
