@@ -6,7 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use forebay_storage::sealer::{DatasetSealer, SealError, Sealer};
+use forebay_storage::odf::ChainState;
+use forebay_storage::position::Seq;
+use forebay_storage::sealer::{SealError, Sealer};
 use forebay_storage::spool::Spool;
 use serde::{Deserialize, Serialize};
 use tracing::{error, info};
@@ -81,7 +83,9 @@ impl Sealing {
     }
 
     fn note(&self, sealer: &Sealer) {
-        let chains = sealer.datasets().map(|dataset| (dataset.spec().name.clone(), chain(dataset)));
+        let chains = sealer
+            .datasets()
+            .map(|dataset| (dataset.spec().name.clone(), Chain::of(dataset.repository().state(), dataset.sealed())));
         *lock(&self.datasets) = chains.collect();
     }
 
@@ -102,14 +106,16 @@ impl Sealing {
     }
 }
 
-fn chain(dataset: &DatasetSealer) -> Chain {
-    let state = dataset.repository().state();
-    Chain {
-        rows: state.next_offset.0,
-        slices: state.slices,
-        bytes: state.data_bytes,
-        head: state.head.to_string(),
-        sealed: dataset.sealed().0,
+impl Chain {
+    /// What a repository's state says.
+    pub fn of(state: &ChainState, sealed: Seq) -> Self {
+        Self {
+            rows: state.next_offset.0,
+            slices: state.slices,
+            bytes: state.data_bytes,
+            head: state.head.to_string(),
+            sealed: sealed.0,
+        }
     }
 }
 

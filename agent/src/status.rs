@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use forebay_broker::Broker;
 use forebay_broker::inbound::Ticket;
-use forebay_storage::odf::{self, Depth};
+use forebay_storage::odf::Repository;
 use forebay_storage::position::{DatasetId, Seq};
 use forebay_storage::spool::{Request, Spool};
 use serde::{Deserialize, Serialize};
@@ -242,16 +242,10 @@ pub fn of_store(config: &Config, store: &Store) -> Result<Status> {
     let mut chains = BTreeMap::new();
     for dataset in &config.datasets {
         let name = &dataset.spec.name;
-        let report = odf::verify(&datasets_dir(&config.data_dir).join(name), Depth::Chain);
-        let Some(head) = report.head else { continue };
+        let dir = datasets_dir(&config.data_dir).join(name);
+        let Ok(repository) = Repository::open(&dir, store.fs.clone()) else { continue };
         let sealed = store.spool.sealed(store.spool.dataset_id(name)?)?;
-        let chain = Chain {
-            rows: report.rows,
-            slices: report.slices,
-            bytes: report.data_bytes,
-            head: head.to_string(),
-            sealed: sealed.0,
-        };
+        let chain = Chain::of(repository.state(), sealed);
         chains.insert(name.clone(), chain);
     }
     of_spool(config, &store.spool, &chains)

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use clap::error::ErrorKind;
 
 use super::ask::{Source, ask};
 use super::output::{self, OutputFormat, Table, grouped};
@@ -77,7 +78,8 @@ impl Which {
 
     fn checked(&self) -> Result<Selection> {
         if self.seqs.is_empty() && !self.all {
-            bail!("name the positions that are meant, or say --all");
+            let problem = "name the positions that are meant, or say --all\n";
+            return Err(clap::Error::raw(ErrorKind::MissingRequiredArgument, problem).into());
         }
         Ok(self.selection())
     }

@@ -19,6 +19,10 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, Loaded, LogFormat};
 
+/// The command failed.
+const EXIT_FAILED: u8 = 1;
+/// The command was not understood; clap's code for what it finds itself.
+const EXIT_USAGE: u8 = 2;
 /// `EX_CONFIG` of sysexits.h, which systemd can tell from a failure that a restart may cure.
 const EXIT_BAD_CONFIGURATION: u8 = 78;
 
@@ -68,11 +72,18 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("forebay: {error:#}");
-            match error.downcast_ref::<ConfigError>() {
-                Some(_) => ExitCode::from(EXIT_BAD_CONFIGURATION),
-                None => ExitCode::FAILURE,
-            }
+            ExitCode::from(exit_code(&error))
         }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<ConfigError>() {
+        EXIT_BAD_CONFIGURATION
+    } else if error.is::<clap::Error>() {
+        EXIT_USAGE
+    } else {
+        EXIT_FAILED
     }
 }
 

@@ -43,6 +43,7 @@ fn usage_errors_exit_with_2_and_missing_data_with_1() {
     let dir = tempfile::tempdir().unwrap();
 
     assert_eq!(forebay(dir.path(), &["fly"]).status.code(), Some(2));
+    assert_eq!(forebay(dir.path(), &["dead-letters", "drop"]).status.code(), Some(2));
     assert_eq!(forebay(dir.path(), &["status"]).status.code(), Some(1));
     assert_eq!(forebay(dir.path(), &["version"]).status.code(), Some(0));
 }

@@ -4,7 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use forebay_agent::control::{ControlRequest, client};
 use forebay_agent::dead_letters::{DeadLetterLine, Done, Selection};
-use forebay_agent::status::Status;
+use forebay_agent::status::{Status, of_store};
+use forebay_agent::store::Store;
 use forebay_agent::supervisor::Agent;
 use forebay_agent::tail::{TailLine, TailRequest};
 use forebay_agent::verify::VerifyReport;
@@ -47,6 +48,9 @@ async fn a_restart_on_the_same_directory_continues_where_it_was() {
     assert!(report.ok, "{report:?}");
     assert_eq!((report.rows, report.slices), (3, 2));
     assert_eq!((status.spool.log_end, status.spool.waiting), (3, 0));
+    let store = Store::open_existing(&gateway.config()).unwrap();
+    let alone = of_store(&gateway.config(), &store).unwrap();
+    assert_eq!(alone.datasets, status.datasets, "a stopped agent's directory says the same");
 }
 
 #[tokio::test(flavor = "multi_thread")]
