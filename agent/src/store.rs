@@ -40,11 +40,8 @@ impl Store {
         fs.create_dir_all(&config.data_dir).with_context(|| format!("create {}", config.data_dir.display()))?;
         let lock = lock(&config.data_dir)?;
         let dir = config.data_dir.join("spool");
-        // Connected clients have a session on disk, too.
-        let sessions_max = (config.limits.sessions_max + config.limits.connections_max) as u64;
-        let bounds = SpoolConfig { sessions_max, ..config.spool.clone() };
-        let (spool, report) =
-            Spool::open(&dir, bounds, fs.clone()).with_context(|| format!("open the spool in {}", dir.display()))?;
+        let (spool, report) = Spool::open(&dir, config.spool.clone(), fs.clone())
+            .with_context(|| format!("open the spool in {}", dir.display()))?;
         Ok(Self { spool, report, fs, _lock: lock })
     }
 
