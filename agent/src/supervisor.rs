@@ -45,6 +45,10 @@ const CLOCK_EVERY: u32 = 10;
 /// How long the stop waits for a part that has been told to end.
 const STOP_MAX: Duration = Duration::from_secs(30);
 
+/// How long the stop waits for a seal or a delivery to finish. Both are finished after the next start if need be.
+const LEAVE_AFTER: Duration = Duration::from_secs(10);
+/// How long sealing everything on request may take.
+const SEAL_ALL_MAX: Duration = Duration::from_secs(300);
 /// How often the stop looks whether the last answer has been given.
 const CLOSE_LOOK: Duration = Duration::from_millis(5);
 
@@ -172,7 +176,7 @@ impl Agent {
     /// Cuts every batch that waits, whatever its age, and answers when all of them are in their datasets.
     pub async fn seal_all(&self) -> Result<()> {
         let sealing = Arc::clone(&self.shared.sealing);
-        tokio::task::spawn_blocking(move || sealing.seal_all(STOP_MAX)).await?
+        tokio::task::spawn_blocking(move || sealing.seal_all(SEAL_ALL_MAX)).await?
     }
 
     /// Stops accepting, answers what was submitted, and ends every part in turn.
@@ -186,7 +190,7 @@ impl Agent {
             task.abort();
             let _ = task.await;
         }
-        self.writer.ended().await?;
+        self.writer.ended(STOP_MAX).await?;
         self.stop.store(true, Ordering::Relaxed);
         self.sealer.ended_or_left().await;
         self.bell.stop();
@@ -345,14 +349,14 @@ fn start_thread(
 impl Part {
     /// A part that is cut off in the middle has nothing to lose: a seal and a delivery are finished after the next start.
     async fn ended_or_left(self) {
-        if let Err(problem) = self.ended().await {
+        if let Err(problem) = self.ended(LEAVE_AFTER).await {
             warn!(problem = format!("{problem:#}"), "Not waiting for it any longer.");
         }
     }
 
-    async fn ended(self) -> Result<()> {
+    async fn ended(self, limit: Duration) -> Result<()> {
         let name = self.name;
-        within(STOP_MAX, &name, async { Ok(self.ended.await?) }).await
+        within(limit, &name, async { Ok(self.ended.await?) }).await
     }
 }
 
