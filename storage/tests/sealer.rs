@@ -73,6 +73,27 @@ fn a_payload_that_is_no_row_is_a_dead_letter_and_its_neighbours_are_rows() {
 }
 
 #[test]
+fn undeclared_fields_are_counted_by_name_and_a_flood_of_names_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open_spool(dir.path());
+    let mut sealer = open_sealer(&spool, dir.path(), &[temperature()], BatchLimits::default());
+    let id = spool.dataset_id("temperature").unwrap();
+    let with = |field: &str| with_payload(id, 0, &format!(r#"{{"ts":{},"id":1,"{field}":0}}"#, NOW_US / 1_000));
+    for batch in 0..2 {
+        let mut messages: Vec<_> = (0..60).map(|n| with(&format!("f{}", batch * 60 + n))).collect();
+        messages.push(with("humidity"));
+        store(&spool, messages, |_| {});
+        drain(&mut sealer);
+    }
+
+    let counters = spool.seal_counters(id).unwrap();
+
+    assert_eq!(counters.get("unknown_field:humidity"), Some(&2));
+    assert_eq!(counters.keys().filter(|name| name.starts_with("unknown_field:")).count(), 64);
+    assert_eq!(counters.get("unknown_fields_others"), Some(&(121 - 64)));
+}
+
+#[test]
 fn a_batch_of_dead_letters_alone_makes_no_block_and_leaves_the_spool() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open_spool(dir.path());

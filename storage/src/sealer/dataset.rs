@@ -1,6 +1,6 @@
 //! One dataset: its repository, and how a batch gets into it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use crate::batcher::BatchLimits;
 use crate::dataset::row::RowBuilder;
 use crate::dataset::schema::Columns;
 use crate::dataset::spec::DatasetSpec;
+use crate::dataset::unknown::{UNKNOWN_NAMES_MAX, UnknownFields};
 use crate::dead_letter::DeadLetter;
 use crate::durable_fs::DurableFs;
 use crate::message::Message;
@@ -27,6 +28,10 @@ use crate::spool::{SealCommit, Spool};
 
 /// Names the source state of ours: its value is the last `seq` that the chain accounts for.
 const SOURCE_STATE_KIND: &str = "forebay/seq";
+/// Begins the name of a counter of undeclared fields; the field's name follows.
+const UNKNOWN_FIELD: &str = "unknown_field:";
+/// Counts the undeclared fields beyond those that are told apart.
+const UNKNOWN_FIELDS_OTHERS: &str = "unknown_fields_others";
 /// The source, of which a dataset has one.
 const SOURCE_NAME: &str = "default";
 
@@ -68,6 +73,8 @@ struct Rest {
     dead_letters: Vec<DeadLetter>,
     keys: Vec<([u8; 16], Seq)>,
     duplicates: u64,
+    /// How often each undeclared field came.
+    unknown: Vec<(String, u64)>,
 }
 
 impl DatasetSealer {
@@ -164,14 +171,15 @@ impl DatasetSealer {
     }
 
     fn commit(&mut self, spool: &Spool, sealed: Seq, rows: u64, rest: Rest) -> Result<(), SealError> {
-        let counts =
-            [("rows", rows), ("duplicates", rest.duplicates), ("dead_letters", rest.dead_letters.len() as u64)];
+        let dead_letters = rest.dead_letters.len() as u64;
+        let counts = [("rows", rows), ("duplicates", rest.duplicates), ("dead_letters", dead_letters)];
+        let counts = counts.map(|(name, count)| (name.to_owned(), count)).into_iter().chain(rest.unknown);
         spool.commit_seal(&SealCommit {
             dataset: self.id,
             sealed,
             dead_letters: rest.dead_letters,
             ledger_keys: rest.keys,
-            counters: counts.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| (name.to_owned(), n)).collect(),
+            counters: counts.filter(|(_, count)| *count > 0).collect(),
         })?;
         self.sealed = sealed;
         Ok(())
@@ -219,6 +227,7 @@ impl DatasetSealer {
             Ok(())
         })?;
         flush(&mut rows)?;
+        rest.unknown = unknown_counters(&spool.seal_counters(self.id)?, rows.unknown_fields());
         let (file, slice) = writer.finish()?;
         if slice.rows == 0 {
             return Ok((None, rest)); // the temporary file goes with `file`
@@ -284,6 +293,25 @@ impl Rest {
     fn bury(&mut self, seq: Seq, message: &Message, reason: &str, at_us: i64) {
         self.dead_letters.push(DeadLetter { seq, message: message.clone(), reason: reason.to_owned(), at_us });
     }
+}
+
+/// Undeclared fields as counters of the dataset. No more names than a batch may tell apart are ever kept: the rest is
+/// counted together.
+fn unknown_counters(kept: &BTreeMap<String, u64>, unknown: &UnknownFields) -> Vec<(String, u64)> {
+    let mut room = UNKNOWN_NAMES_MAX.saturating_sub(kept.keys().filter(|name| name.starts_with(UNKNOWN_FIELD)).count());
+    let (mut counters, mut others) = (Vec::new(), unknown.others);
+    for (name, count) in &unknown.by_name {
+        let name = format!("{UNKNOWN_FIELD}{name}");
+        let is_kept = kept.contains_key(&name);
+        if is_kept || room > 0 {
+            room -= usize::from(!is_kept);
+            counters.push((name, *count));
+        } else {
+            others += count;
+        }
+    }
+    counters.push((UNKNOWN_FIELDS_OTHERS.to_owned(), others));
+    counters
 }
 
 /// Copies the messages of `[from; end)` out of the spool piece by piece: no read transaction is open while they are encoded.
