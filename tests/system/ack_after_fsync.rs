@@ -53,20 +53,38 @@ fn no_puback_is_written_before_the_fdatasync_of_its_message_returned() {
     assert_eq!(rows.len(), sent.len());
     let calls = parse(&fs::read_to_string(&trace).unwrap());
     for (packet_id, mark) in &sent {
-        let stored = calls.iter().filter(|call| call.name.starts_with("pwrite") && call.text.contains(mark.as_str()));
-        let stored = stored.map(|call| call.returned).min().unwrap_or_else(|| panic!("{mark} was not written"));
-        let synced = calls.iter().filter(|call| call.name == "fdatasync" || call.name == "fsync");
-        let synced =
-            synced.filter(|call| call.began > stored && call.text.ends_with("= 0")).map(|call| call.returned).min();
-        let synced = synced.unwrap_or_else(|| panic!("{mark} was not synced"));
-        let acknowledged = calls.iter().filter(|call| call.text.contains(&puback_text(*packet_id)));
-        let acknowledged = acknowledged.map(|call| call.began).min().unwrap_or_else(|| panic!("no PUBACK {packet_id}"));
-        assert!(
-            acknowledged > synced,
-            "PUBACK {packet_id} began at line {acknowledged} of the trace, its fdatasync returned at line {synced}"
-        );
+        check_order(&calls, *packet_id, mark).unwrap();
     }
     println!("strace: {} PUBACK, each after the fdatasync of its message", sent.len());
+}
+
+#[test]
+fn a_puback_before_the_fdatasync_of_its_message_is_caught() {
+    let write = r#"7 pwrite64(9, "..MARK..", 20, 0) = 20"#;
+    let sync = ["7 fdatasync(9 <unfinished ...>", "7 <... fdatasync resumed>) = 0"];
+    let puback = r#"8 sendto(12, "@\2\1\1", 4, MSG_NOSIGNAL, NULL, 0) = 4"#;
+    let check = |lines: [&str; 4]| check_order(&parse(&lines.join("\n")), 0x0101, "MARK");
+
+    assert!(check([write, sync[0], sync[1], puback]).is_ok());
+    assert!(check([write, sync[0], puback, sync[1]]).unwrap_err().contains("began at line 2"));
+    assert!(check([puback, write, sync[0], sync[1]]).unwrap_err().contains("began at line 0"));
+    assert!(check([sync[0], sync[1], write, puback]).unwrap_err().contains("not synced"));
+}
+
+/// The message's `pwrite` returned, then a sync began and returned, then the write of its PUBACK began.
+fn check_order(calls: &[Call], packet_id: u16, mark: &str) -> Result<(), String> {
+    let stored = calls.iter().filter(|call| call.name.starts_with("pwrite") && call.text.contains(mark));
+    let stored = stored.map(|call| call.returned).min().ok_or_else(|| format!("{mark} was not written"))?;
+    let syncs = calls.iter().filter(|call| matches!(call.name.as_str(), "fdatasync" | "fsync"));
+    let synced = syncs.filter(|call| call.began > stored && call.text.ends_with("= 0"));
+    let synced = synced.map(|call| call.returned).min().ok_or_else(|| format!("{mark} was not synced"))?;
+    let puback = puback_text(packet_id);
+    let sent = calls.iter().filter(|call| !call.name.starts_with("pwrite") && call.text.contains(&puback));
+    let sent = sent.map(|call| call.began).min().ok_or_else(|| format!("no PUBACK {packet_id}"))?;
+    if sent > synced {
+        return Ok(());
+    }
+    Err(format!("PUBACK {packet_id} began at line {sent} of the trace, its fdatasync returned at line {synced}"))
 }
 
 fn strace_is_installed() -> bool {

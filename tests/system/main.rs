@@ -1,5 +1,7 @@
 //! Stories of the whole agent: a real process, real sockets, a real disk. A file a story.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a helper that fails fails its test")]
+
 mod ack_after_fsync;
 mod isolation;
 mod kill9;
