@@ -6,10 +6,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use forebay_storage::batcher::CutReason;
 use forebay_storage::odf::ChainState;
 use forebay_storage::position::Seq;
-use forebay_storage::sealer::{SealError, Sealer};
-use forebay_storage::spool::Spool;
+use forebay_storage::sealer::{SealError, Sealed, Sealer};
+use forebay_storage::spool::{Spool, SpoolError};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info};
 
@@ -20,8 +21,6 @@ use crate::upstream::deliver::{Bell, Progress};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The shortest sleep: under load there is a commit every millisecond, and none of them needs a look of its own.
 const LOOK_APART: Duration = Duration::from_millis(50);
-/// The wait after a batch that could not be sealed. Its messages stay in the spool.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// What others may know of, and ask of, the sealer's thread.
 #[derive(Debug, Default)]
@@ -120,6 +119,9 @@ impl Chain {
 }
 
 /// Seals what is due until `stop`.
+///
+/// # Errors
+/// When the spool must be opened again: the agent cannot go on.
 pub fn run(
     mut sealer: Sealer,
     spool: &Spool,
@@ -127,55 +129,53 @@ pub fn run(
     progress: &[Arc<Progress>],
     bell: &Bell,
     stop: &AtomicBool,
-) {
+) -> Result<(), SealError> {
+    let mut drain = None;
     while !stop.load(Ordering::Relaxed) {
         // Without an upstream the local repository is the end, and that is always reachable.
         let reachable = progress.is_empty() || progress.iter().any(|upstream| upstream.is_reachable());
         sealer.handle_upstream(reachable);
-        let asked = sealing.asked.load(Ordering::SeqCst);
-        let outcome = seal(&mut sealer, sealing.is_asked());
-        let failed = outcome.is_err();
-        if let Ok(true) = outcome {
-            sealing.note(&sealer);
-            bell.ring();
+        if drain.is_none() && sealing.is_asked() {
+            drain = Some(sealing.asked.load(Ordering::SeqCst));
+            sealer.handle_drain()?;
         }
-        sealing.note_error(outcome.err());
-        sealing.note_done(asked);
-        rest(&sealer, spool, failed, stop);
+        match sealer.seal_due(clock::micros(clock::wall())) {
+            Ok(Some((sealed, reason))) => {
+                log(&sealed, reason);
+                sealing.note(&sealer);
+                bell.ring();
+                continue; // more may be due
+            }
+            Ok(None) if sealer.is_resting() => {}
+            Ok(None) => sealing.note_error(None),
+            Err(SealError::Spool(error @ (SpoolError::Fatal(_) | SpoolError::Unreadable(_)))) => {
+                return Err(error.into());
+            }
+            Err(error) => sealing.note_error(Some(error)),
+        }
+        if let Some(asked) = drain.take_if(|_| sealer.is_drained() || sealer.is_resting()) {
+            sealing.note_done(asked);
+        }
+        rest(&sealer, spool);
     }
+    Ok(())
 }
 
-/// Seals what is due, or everything. Answers whether there was anything.
-fn seal(sealer: &mut Sealer, everything: bool) -> Result<bool, SealError> {
-    if everything {
-        sealer.handle_drain()?;
-    }
-    let mut any = false;
-    while let Some((sealed, reason)) = sealer.seal_due(clock::micros(clock::wall()))? {
-        info!(
-            dataset = sealed.dataset,
-            rows = sealed.rows,
-            dead_letters = sealed.dead_letters,
-            duplicates = sealed.duplicates,
-            bytes = sealed.bytes,
-            ?reason,
-            "Sealed."
-        );
-        any = true;
-    }
-    Ok(any)
+fn log(sealed: &Sealed, reason: CutReason) {
+    info!(
+        dataset = sealed.dataset,
+        rows = sealed.rows,
+        dead_letters = sealed.dead_letters,
+        duplicates = sealed.duplicates,
+        bytes = sealed.bytes,
+        ?reason,
+        "Sealed."
+    );
 }
 
 /// Sleeps until there may be something to do.
-fn rest(sealer: &Sealer, spool: &Spool, failed: bool, stop: &AtomicBool) {
+fn rest(sealer: &Sealer, spool: &Spool) {
     std::thread::sleep(LOOK_APART);
-    if failed {
-        let until = clock::now() + RETRY_AFTER;
-        while clock::now() < until && !stop.load(Ordering::Relaxed) {
-            std::thread::sleep(LOOK_EVERY);
-        }
-        return;
-    }
     let due_in = sealer.poll_timeout().map_or(LOOK_EVERY, |due_us| {
         let micros = due_us.saturating_sub(clock::micros(clock::wall())).max(0);
         Duration::from_micros(micros.unsigned_abs())

@@ -249,6 +249,9 @@ fn open(config: &Config) -> Result<(Store, Sealer)> {
              dataset's directory away to begin it anew; then restart."
         );
     }
+    for (dataset, messages) in sealer.unserved().context("read the datasets of the spool")? {
+        warn!(dataset, messages, "Messages wait in the spool for a dataset that is not declared or cannot be opened.");
+    }
     Ok((store, sealer))
 }
 
@@ -299,7 +302,13 @@ fn start_sealer(
 ) -> Result<Part> {
     let (spool, sealing, progress) = (spool.clone(), Arc::clone(sealing), progress.to_vec());
     let (bell, stop) = (Arc::clone(bell), Arc::clone(stop));
-    start_thread("sealer".to_owned(), failing, move || sealing::run(sealer, &spool, &sealing, &progress, &bell, &stop))
+    let reporting = failing.clone();
+    start_thread("sealer".to_owned(), failing, move || {
+        if let Err(problem) = sealing::run(sealer, &spool, &sealing, &progress, &bell, &stop) {
+            error!(%problem, "The spool cannot be read: the next start salvages what can be.");
+            let _ = reporting.try_send(anyhow::Error::from(problem).context("seal"));
+        }
+    })
 }
 
 fn start_upstreams(

@@ -124,6 +124,12 @@ impl Batcher {
         self.reachable = reachable;
     }
 
+    /// Bytes of payloads that wait.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> u64 {
+        self.waiting.values().map(|waiting| waiting.bytes).sum()
+    }
+
     /// How full the spool is: bytes in it, and bytes it may have. Told after every seal and now and then.
     pub fn handle_spool(&mut self, used_bytes: u64, quota_bytes: u64) {
         self.spool = (used_bytes, quota_bytes);

@@ -10,7 +10,7 @@ use forebay_storage::durable_fs::DurableFs;
 use forebay_storage::odf::Event;
 use forebay_storage::position::Seq;
 use forebay_storage::sealer::{SealError, Sealer};
-use forebay_storage::spool::Spool;
+use forebay_storage::spool::{Spool, SpoolConfig};
 use sealer_support::{
     GATEWAY, NOW_US, drain, field, files, leak, message, open_sealer, rows, spool_config, store, temperature,
     with_payload,
@@ -255,6 +255,50 @@ fn a_damaged_dataset_keeps_its_messages_in_the_spool_and_does_not_stop_the_other
     assert_eq!(rows(&sealer, "leak"), [1]);
     assert_eq!(spool.read(Seq(0), Some(damaged), 10, 1 << 20).unwrap().messages.len(), 1);
     assert_eq!(std::fs::read(&head).unwrap(), b"torn");
+}
+
+/// The disk refused a block once. The next attempts look at the disk anew, leave no slices behind, and the others go on.
+#[test]
+fn a_dataset_whose_block_could_not_be_written_rests_while_the_others_are_sealed_and_then_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open_spool(dir.path());
+    let mut sealer = open_sealer(&spool, dir.path(), &[temperature(), leak()], BatchLimits::default());
+    let (broken, whole) = (spool.dataset_id("temperature").unwrap(), spool.dataset_id("leak").unwrap());
+    let (blocks, aside) = (dir.path().join("datasets/temperature/blocks"), dir.path().join("aside"));
+    store(&spool, vec![message(broken, 0, 0), message(whole, 1, 1)], |_| {});
+    std::fs::rename(&blocks, &aside).unwrap();
+    sealer.handle_drain().unwrap();
+
+    let attempts = [0, 1, 2, 6, 12].map(|second| sealer.seal_due(NOW_US + second * 1_000_000));
+    let done = attempts.map(|attempt| attempt.map(|sealed| sealed.map(|(sealed, _)| sealed.dataset)));
+
+    assert!(matches!(&done, [Err(_), Ok(Some(leak)), Ok(None), Err(_), Err(_)] if leak == "leak"), "{done:?}");
+    assert!(sealer.is_resting());
+    std::fs::rename(&aside, &blocks).unwrap();
+    let (sealed, _) = sealer.seal_due(NOW_US + 18_000_000).unwrap().unwrap();
+    assert_eq!((sealed.rows, sealer.is_resting()), (1, false));
+    assert_eq!(rows(&sealer, "temperature"), [0]);
+    assert_eq!(std::fs::read_dir(dir.path().join("datasets/temperature/data")).unwrap().count(), 1);
+}
+
+/// Its messages fill the spool and nobody seals them: that is no reason to cut what is sealed into crumbs.
+#[test]
+fn a_dataset_that_is_no_longer_declared_is_named_and_does_not_press_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = SpoolConfig { max_bytes: 4 << 20, ..spool_config() };
+    let spool = Spool::open(dir.path(), config, DurableFs::new()).unwrap().0;
+    let gone = spool.dataset_id("renamed").unwrap();
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut noise = || (0..7_000).map(|_| rng.alphanumeric()).collect::<String>();
+    store(&spool, (0..570).map(|_| with_payload(gone, 0, &noise())).collect(), |_| {});
+    assert!(spool.usage().live_bytes > 3 << 20, "{:?}", spool.usage());
+    let mut sealer = open_sealer(&spool, dir.path(), &[temperature()], BatchLimits::default());
+    let id = spool.dataset_id("temperature").unwrap();
+
+    store(&spool, vec![message(id, 0, 0)], |_| {});
+
+    assert_eq!(sealer.unserved().unwrap(), [("renamed".to_owned(), 570)]);
+    assert_eq!(sealer.seal_due(NOW_US).unwrap(), None, "{:?}", spool.usage());
 }
 
 /// A reading a second for a week, no upstream: slices of full size, none because of its age; then the link comes back.

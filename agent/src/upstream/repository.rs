@@ -162,7 +162,10 @@ impl Mirror<'_> {
                     let parent = path.parent().unwrap_or(&path);
                     self.fs.sync_dir(parent).map_err(remote_error(parent))?;
                 }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    // What an earlier pass had begun when the disk was pulled.
+                    self.fs.remove_temporary(&path).map_err(remote_error(&path))?;
+                }
                 Err(source) => return Err(MirrorError::Remote { path, source }),
             }
         }

@@ -37,6 +37,9 @@ pub(super) struct Delivery {
     pub(super) counted: bool,
 }
 
+/// Stands for a claim of an earlier connection. No claim of this one has this number.
+pub(super) const EARLIER: u64 = u64::MAX;
+
 /// How far a QoS 2 delivery is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {

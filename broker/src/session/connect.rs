@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::answers::{Delivery, Reply, Stage};
+use super::answers::{Delivery, EARLIER, Reply, Stage};
 use super::publish::topic_fits;
 use super::{Action, Claim, CloseReason, Connecting, Phase, Publication, Session, SessionState, Submission};
 use crate::packet::{ConnAck, Connect, Outgoing, ProtocolVersion};
@@ -67,7 +67,7 @@ impl Session {
         if let Some(state) = state {
             ended = state.expiry_secs == 0;
             self.durable_expiry_secs = Some(state.expiry_secs);
-            let stored = Delivery { number: 0, stage: Stage::Stored, counted: false };
+            let stored = Delivery { number: EARLIER, stage: Stage::Stored, counted: false };
             self.deliveries = state.packet_ids.into_iter().map(|id| (id, stored)).collect();
             self.delayed_will = state.will;
         }

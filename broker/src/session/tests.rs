@@ -62,6 +62,20 @@ fn when_a_publish_is_refused_its_repetition_is_too_even_if_the_identifier_is_in_
 }
 
 #[test]
+fn a_message_stored_on_an_earlier_connection_does_not_share_the_fate_of_the_first_one_on_this() {
+    let mut line = Timeline::connected(V5);
+    line.feed(publish(ExactlyOnce, 7));
+    line.feed(publish(ExactlyOnce, 5));
+    line.close();
+    line.outcome(0, Refused(Refusal::NoDataset));
+    line.outcome(1, Stored);
+    let mut line = line.reconnected();
+    assert_eq!(line.feed(publish(ExactlyOnce, 7)), ["#0 store t QoS2 id 7"]);
+    assert_eq!(line.feed(publish(ExactlyOnce, 5)), NOTHING);
+    assert_eq!(line.outcome(0, Refused(Refusal::NoDataset)), ["PUBREC 7 TopicNameInvalid", "PUBREC 5 Success"]);
+}
+
+#[test]
 fn when_a_connection_ends_before_the_outcome_its_state_waits_for_it() {
     let mut line = Timeline::connected(V311);
     line.feed(publish(ExactlyOnce, 5));

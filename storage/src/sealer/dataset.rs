@@ -65,6 +65,8 @@ pub struct DatasetSealer {
     gateway: String,
     repository: Repository,
     sealed: Seq,
+    /// The last seal did not end well: what is on disk is looked at anew before the next one.
+    must_reopen: bool,
 }
 
 /// What becomes of the messages of a batch besides rows.
@@ -96,14 +98,25 @@ impl DatasetSealer {
         declare(&mut repository, spec, instant(now_us))?;
         let id = spool.dataset_id(&spec.name)?;
         let sealed = spool.sealed(id)?;
-        let mut dataset = Self { id, spec: Arc::clone(spec), gateway: gateway.to_owned(), repository, sealed };
+        let mut dataset =
+            Self { id, spec: Arc::clone(spec), gateway: gateway.to_owned(), repository, sealed, must_reopen: false };
         dataset.catch_up(spool)?;
         Ok(dataset)
     }
 
     /// Seals one batch; `None` when there is no message.
     pub(super) fn seal(&mut self, spool: &Spool, limits: &BatchLimits) -> Result<Option<Sealed>, SealError> {
-        self.catch_up(spool)?;
+        if std::mem::replace(&mut self.must_reopen, true) {
+            self.repository = Repository::open(self.repository.dir(), self.repository.fs().clone())?;
+            self.repository.sweep_orphans()?;
+            self.catch_up(spool)?;
+        }
+        let sealed = self.seal_batch(spool, limits)?;
+        self.must_reopen = false;
+        Ok(sealed)
+    }
+
+    fn seal_batch(&mut self, spool: &Spool, limits: &BatchLimits) -> Result<Option<Sealed>, SealError> {
         let Some(plan) = plan(spool, self.id, self.sealed, limits)? else { return Ok(None) };
         let system_time = instant(plan.latest_received_us).max(self.repository.state().system_time);
         let (slice, rest) = self.write_slice(spool, &plan, system_time)?;

@@ -36,8 +36,10 @@ use crate::durable_fs::DurableFs;
 use crate::odf::repository::{AppendError, ChainFileError, CreateError, OpenError};
 use crate::position::{DatasetId, Seq};
 use crate::slice::SliceError;
-use crate::spool::{Spool, SpoolError};
+use crate::spool::{ChunkInfo, Spool, SpoolError};
 
+/// How long a dataset rests after a batch that could not be sealed, µs. 5 s.
+const REST_US: i64 = 5_000_000;
 /// How many chunk headers are looked at in one go.
 const SCAN_CHUNKS: usize = 1_024;
 /// Bytes of the spool that are meant to wait in it. 64 MiB: beyond three quarters of it the largest dataset is sealed early,
@@ -96,6 +98,10 @@ pub struct Sealer {
     batcher: Batcher,
     datasets: BTreeMap<DatasetId, DatasetSealer>,
     unusable: Vec<Unusable>,
+    /// Messages in the spool whose dataset nobody seals.
+    unserved: BTreeMap<DatasetId, u64>,
+    /// Datasets whose last batch failed, and when they are tried again, µs.
+    resting: BTreeMap<DatasetId, i64>,
     /// Chunks below this are known to the batcher.
     scanned: Seq,
 }
@@ -127,21 +133,50 @@ impl Sealer {
             }
         }
         let scanned = spool.log_start()?;
-        Ok(Self { spool, limits, batcher: Batcher::new(limits), datasets, unusable, scanned })
+        let mut sealer = Self {
+            spool,
+            limits,
+            batcher: Batcher::new(limits),
+            datasets,
+            unusable,
+            unserved: BTreeMap::new(),
+            resting: BTreeMap::new(),
+            scanned,
+        };
+        sealer.scan()?;
+        Ok(sealer)
     }
 
     /// Seals the batch that is most due at `now_us`, if any is.
     ///
     /// # Errors
-    /// Any [`SealError`]. The messages stay in the spool and are due again.
+    /// Any [`SealError`]. The messages stay in the spool, and that dataset rests for a while; call again for the others.
     pub fn seal_due(&mut self, now_us: i64) -> Result<Option<(Sealed, CutReason)>, SealError> {
         self.scan()?;
+        self.wake(now_us);
         while let Some(cut) = self.batcher.poll_cut(now_us) {
-            if let Some(sealed) = self.seal(cut)? {
-                return Ok(Some((sealed, cut.reason)));
+            match self.seal(cut) {
+                Ok(Some(sealed)) => return Ok(Some((sealed, cut.reason))),
+                Ok(None) => {}
+                Err(error) => {
+                    self.resting.insert(cut.dataset, now_us.saturating_add(REST_US));
+                    return Err(error);
+                }
             }
         }
         Ok(None)
+    }
+
+    /// Makes due again what has rested long enough, or since a clock that was set back.
+    fn wake(&mut self, now_us: i64) {
+        let batcher = &mut self.batcher;
+        self.resting.retain(|dataset, until| {
+            let rests = *until > now_us && *until <= now_us.saturating_add(REST_US);
+            if !rests {
+                batcher.handle_sealed(*dataset, 0, 0, None);
+            }
+            rests
+        });
     }
 
     /// Makes everything due that is in the spool now, whatever its size and age. Then [`seal_due`](Self::seal_due) until
@@ -166,16 +201,31 @@ impl Sealer {
         self.batcher.handle_upstream(reachable);
     }
 
+    /// Whether the last batch of some dataset failed, and it waits to be tried again.
+    #[must_use]
+    pub fn is_resting(&self) -> bool {
+        !self.resting.is_empty()
+    }
+
     /// When the next batch is due if nothing more comes, µs since 1970.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<i64> {
-        self.batcher.poll_timeout()
+        self.batcher.poll_timeout().into_iter().chain(self.resting.values().copied()).min()
     }
 
     /// The datasets that could not be opened. The next start tries again.
     #[must_use]
     pub fn unusable(&self) -> &[Unusable] {
         &self.unusable
+    }
+
+    /// Names of datasets that are no longer declared, or cannot be opened, with how many messages wait for them.
+    ///
+    /// # Errors
+    /// When the spool cannot be read.
+    pub fn unserved(&self) -> Result<Vec<(String, u64)>, SealError> {
+        let names = self.spool.datasets()?.into_iter();
+        Ok(names.filter_map(|(name, id)| Some((name, *self.unserved.get(&id)?))).collect())
     }
 
     /// The datasets that can be sealed, by id.
@@ -191,20 +241,37 @@ impl Sealer {
 
     /// Tells the batcher what has come into the spool, and how full that is.
     fn scan(&mut self) -> Result<(), SealError> {
+        let log_end = self.spool.log_end();
         loop {
             let chunks = self.spool.chunks(self.scanned, SCAN_CHUNKS)?;
             let Some(last) = chunks.last() else { break };
             self.scanned = last.end;
             for chunk in &chunks {
-                for &(id, messages, bytes) in &chunk.datasets {
-                    if self.datasets.get(&id).is_some_and(|dataset| dataset.sealed() < chunk.end) {
-                        self.batcher.handle_messages(id, messages.into(), bytes, chunk.oldest_received_us);
-                    }
-                }
+                self.note(chunk)?;
             }
         }
+        // Dead letters take positions, too, without a chunk.
+        self.scanned = self.scanned.max(log_end);
         let usage = self.spool.usage();
-        self.batcher.handle_spool(usage.live_bytes, usage.max_bytes.min(HOT_BYTES_MAX));
+        // What nobody seals must not make small slices of what is sealed.
+        let used = usage.live_bytes.min(self.batcher.waiting_bytes());
+        self.batcher.handle_spool(used, usage.max_bytes.min(HOT_BYTES_MAX));
+        Ok(())
+    }
+
+    fn note(&mut self, chunk: &ChunkInfo) -> Result<(), SealError> {
+        for &(id, messages, bytes) in &chunk.datasets {
+            match self.datasets.get(&id) {
+                Some(dataset) if dataset.sealed() < chunk.end => {
+                    self.batcher.handle_messages(id, messages.into(), bytes, chunk.oldest_received_us);
+                }
+                Some(_) => {}
+                None if self.spool.sealed(id)? < chunk.end => {
+                    *self.unserved.entry(id).or_default() += u64::from(messages);
+                }
+                None => {}
+            }
+        }
         Ok(())
     }
 
@@ -222,10 +289,8 @@ impl Sealer {
                 self.batcher.handle_sealed(cut.dataset, u64::MAX, u64::MAX, None);
                 Ok(None)
             }
-            Err(error) => {
-                self.batcher.handle_sealed(cut.dataset, 0, 0, None);
-                Err(error)
-            }
+            // Stays cut in the eyes of the batcher until it has rested.
+            Err(error) => Err(error),
         }
     }
 }
