@@ -92,6 +92,8 @@ impl Session {
                 self.answer(outcome, |reason| Outgoing::PubRec { packet_id, reason });
             }
             Reply::PubComp(packet_id) => {
+                // Nobody can refuse to forget: a PUBCOMP of any kind would free the identifier at the client.
+                let outcome = if outcome == Outcome::Stored { outcome } else { Outcome::Unavailable };
                 self.settle_released(packet_id, number, outcome);
                 self.answer(outcome, |reason| Outgoing::PubComp { packet_id, reason });
             }

@@ -118,6 +118,16 @@ fn when_a_release_fails_pubcomp_is_not_sent_and_the_identifier_stays_known() {
     assert_eq!(line.feed(pubrel(5)), ["#0 release 5"]);
 }
 
+/// Found by the fuzzer: the client would take the identifier for free while it is still known here.
+#[test]
+fn a_release_cannot_be_refused() {
+    let mut line = Timeline::connected(V5);
+    line.feed(publish(ExactlyOnce, 5));
+    line.outcome(0, Stored);
+    line.feed(pubrel(5));
+    assert_eq!(line.outcome(1, Refused(Refusal::NoDataset)), ["DISCONNECT QuotaExceeded", "close Unavailable"]);
+}
+
 #[test]
 fn when_pubrel_is_repeated_before_its_outcome_storage_is_asked_once() {
     let mut line = Timeline::connected(V311);
