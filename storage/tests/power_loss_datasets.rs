@@ -4,6 +4,8 @@
 //!
 //! `FOREBAY_DATASET_CUTS` sets their number, `FOREBAY_POWER_SEED` where they fall.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 mod sealer_support;
 mod support;
 

@@ -1,5 +1,7 @@
 //! From spool to dataset: what becomes a row, what a crash leaves, and that the same messages give the same bytes.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 mod sealer_support;
 
 use std::path::Path;

@@ -1,13 +1,19 @@
 //! A gateway's disk in a test: two datasets, messages whose payload says which they are, and rows read back.
 
-#![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "shared by several test binaries")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::allow_attributes,
+    reason = "shared by several test binaries; a step that fails fails the test"
+)]
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use bytes::Bytes;
 use forebay_storage::batcher::BatchLimits;
@@ -69,7 +75,7 @@ pub fn with_payload(dataset: DatasetId, n: i64, payload: &str) -> Message {
         received_at_us: NOW_US + n * 1_000_000,
         flags: Flags { qos: 1, clock_synchronised: true, ..Flags::default() },
         topic: Bytes::from_static(b"site/d1/temp"),
-        captures: vec![5..7],
+        captures: std::iter::once(5..7).collect(),
         client_id: "device".into(),
         payload: Bytes::copy_from_slice(payload.as_bytes()),
     }
