@@ -39,7 +39,7 @@ impl Spool {
         room: bool,
         dup_window: &mut DupWindow,
     ) -> Result<Vec<Outcome>, SpoolError> {
-        let committed = self.inner.store.write_if(|txn| {
+        let fill = |txn: &WriteTransaction| {
             let (first, retained_bytes) = {
                 let state = self.state();
                 (state.log_end, state.retained_bytes)
@@ -51,17 +51,14 @@ impl Spool {
                 .collect::<Result<Vec<_>, Abort>>()?;
             let changed = batch.changed;
             Ok((batch.finish(outcomes)?, changed))
+        };
+        let committed = self.write_if(fill, |state, committed| {
+            state.log_end = state.log_end.max(committed.end);
+            state.live_bytes += committed.live_bytes;
+            state.retained_bytes = committed.retained_bytes;
+            state.counters.add(&committed.counters);
         })?;
-        let mut state = self.state();
-        let appended = committed.end > state.log_end;
-        state.log_end = state.log_end.max(committed.end);
-        state.live_bytes += committed.live_bytes;
-        state.retained_bytes = committed.retained_bytes;
-        state.counters.add(&committed.counters);
-        drop(state);
-        if appended {
-            self.inner.appended.notify_all();
-        }
+        self.inner.appended.notify_all();
         Ok(committed.outcomes)
     }
 }

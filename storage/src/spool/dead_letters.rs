@@ -51,7 +51,7 @@ impl Spool {
     /// # Errors
     /// As of every write: [`SpoolError::DiskFull`], [`SpoolError::Fatal`].
     pub fn remove_dead_letters(&self, letters: &[(DatasetId, Seq)]) -> Result<usize, SpoolError> {
-        self.inner.store.write_if(|txn| {
+        let remove = |txn: &WriteTransaction| {
             let mut table = DeadLetterTable::open(txn)?;
             let mut removed = 0;
             for &(dataset, seq) in letters {
@@ -59,7 +59,8 @@ impl Spool {
             }
             table.close()?;
             Ok((removed, removed > 0))
-        })
+        };
+        self.write_if(remove, |_, _| ())
     }
 }
 

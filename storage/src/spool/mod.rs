@@ -64,6 +64,7 @@
 //! QoS 1 messages that are sent again are recognised by `dup_window` (with one ambiguity, described there), QoS 2 messages
 //! by `packet_ids` until their PUBREL. Both survive a restart.
 
+mod backend;
 mod chunk;
 mod commit;
 mod config;
@@ -107,7 +108,9 @@ pub use room::Usage;
 pub use store::{Medium, OpenError, SpoolError};
 pub use writer::{WriteError, Writer};
 
-use store::Store;
+use redb::WriteTransaction;
+
+use store::{Abort, Store};
 
 /// The spool. Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -125,7 +128,7 @@ struct Inner {
     appended: Condvar,
 }
 
-/// What is known without reading. Changes only after the commit that makes it true.
+/// What is known without reading. Changes only after the commit that makes it true, and before the next one begins.
 #[derive(Default)]
 struct State {
     log_end: Seq,
@@ -135,6 +138,16 @@ struct State {
     /// Chunks that are sealed and stay for the DUP window: first seq → bytes.
     released: BTreeMap<Seq, u64>,
     counters: Counters,
+}
+
+impl State {
+    /// Becomes what was found on disk. A seq that was once seen as given is never given again.
+    fn follow(&mut self, found: Self) {
+        self.log_end = self.log_end.max(found.log_end);
+        self.live_bytes = found.live_bytes;
+        self.retained_bytes = found.retained_bytes;
+        self.released = found.released;
+    }
 }
 
 impl std::fmt::Debug for Spool {
@@ -183,6 +196,48 @@ impl Spool {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `work` in a write transaction, which is committed when it returns true; then `settle` brings the state to what
+    /// was committed. Both happen before anybody else can write, so `work` may rely on the state.
+    fn write_if<R>(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<(R, bool), Abort>,
+        settle: impl FnOnce(&mut State, &mut R),
+    ) -> Result<R, SpoolError> {
+        let checked = |txn: &WriteTransaction| {
+            self.look_again(txn)?;
+            work(txn)
+        };
+        self.inner.store.write_if(checked, |done| settle(&mut self.state(), done))
+    }
+
+    /// The same for work that always writes.
+    fn write<R>(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<R, Abort>,
+        settle: impl FnOnce(&mut State, &mut R),
+    ) -> Result<R, SpoolError> {
+        self.write_if(|txn| Ok((work(txn)?, true)), settle)
+    }
+
+    /// Takes the state from the disk when the database was opened again: a commit that failed may be there all the same.
+    fn look_again(&self, txn: &WriteTransaction) -> Result<(), Abort> {
+        if !self.inner.store.is_stale() {
+            return Ok(());
+        }
+        let found = open::look(
+            &txn.open_table(tables::CHUNKS)?,
+            &txn.open_table(tables::SEALED)?,
+            &txn.open_table(tables::META)?,
+            &txn.open_table(tables::RETAINED)?,
+        )?;
+        let mut state = self.state();
+        state.follow(found.state);
+        drop(state);
+        self.inner.store.mark_fresh();
+        self.inner.appended.notify_all();
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 
-use redb::WriteTransaction;
+use redb::{ReadableTable, WriteTransaction};
 
 use crate::durable_fs::DurableFs;
 use crate::position::Seq;
@@ -87,7 +87,7 @@ impl Spool {
             report.put_aside = Some(aside);
         }
         let store = opened.map_err(|reason| reason.map_or_else(|error| error, OpenError::Database))?;
-        let found = store.read(look).map_err(|error| OpenError::Database(error.to_string()))?;
+        let found = store.read(look_at).map_err(|error| OpenError::Database(error.to_string()))?;
         report.chunks = found.chunks;
         report.messages = found.messages;
         let inner =
@@ -130,8 +130,8 @@ impl Spool {
 }
 
 /// What a look at all headers found.
-struct Found {
-    state: State,
+pub(super) struct Found {
+    pub(super) state: State,
     chunks: u64,
     messages: u64,
     damage: Vec<Damage>,
@@ -158,7 +158,7 @@ fn open_store(
         Some(found) => return Err(Err(OpenError::Later { path: dir.join(DATABASE), found, known: FORMAT })),
     }
     // Damage that the look would meet is damage to be salvaged.
-    store.read(look).map_err(|error| Ok(error.to_string()))?;
+    store.read(look_at).map_err(|error| Ok(error.to_string()))?;
     Ok(store)
 }
 
@@ -168,15 +168,24 @@ fn make_tables(txn: &WriteTransaction) -> Result<(), Abort> {
     Ok(())
 }
 
-fn look(txn: &redb::ReadTransaction) -> Result<Found, Abort> {
-    let chunks = txn.open_table(CHUNKS)?;
-    let sealed = sealed_of_all(&txn.open_table(SEALED)?)?;
+fn look_at(txn: &redb::ReadTransaction) -> Result<Found, Abort> {
+    look(&txn.open_table(CHUNKS)?, &txn.open_table(SEALED)?, &txn.open_table(META)?, &txn.open_table(RETAINED)?)
+}
+
+/// Looks at all headers.
+pub(super) fn look(
+    chunks: &impl ReadableTable<(u64, u16), &'static [u8]>,
+    sealed: &impl ReadableTable<u32, u64>,
+    meta: &impl ReadableTable<&'static str, u64>,
+    retained: &impl ReadableTable<&'static [u8], &'static [u8]>,
+) -> Result<Found, Abort> {
+    let sealed = sealed_of_all(sealed)?;
     let mut found = Found { state: State::default(), chunks: 0, messages: 0, damage: Vec::new() };
     let mut end = Seq(0);
     let mut next = Seq(0);
-    while let Some(first) = first_from(&chunks, next)? {
+    while let Some(first) = first_from(chunks, next)? {
         next = first.next();
-        match load_header(&chunks, first)? {
+        match load_header(chunks, first)? {
             Ok(header) => {
                 let info = header.info;
                 end = info.end;
@@ -188,16 +197,16 @@ fn look(txn: &redb::ReadTransaction) -> Result<Found, Abort> {
                 }
             }
             Err(reason) => {
-                let bytes = load(&chunks, first)?;
+                let bytes = load(chunks, first)?;
                 found.state.live_bytes += cost(bytes.len());
                 // As the last one it may have held as many messages as any.
-                end = first_from(&chunks, next)?.unwrap_or(first.plus(u64::from(CHUNK_MESSAGES_MAX)));
+                end = first_from(chunks, next)?.unwrap_or(first.plus(u64::from(CHUNK_MESSAGES_MAX)));
                 found.damage.push(Damage { first, end, bytes, reason, info: None });
             }
         }
     }
-    found.state.log_end = next_seq(&txn.open_table(META)?, end)?;
-    found.state.retained_bytes = retained::bytes_in(&txn.open_table(RETAINED)?)?;
+    found.state.log_end = next_seq(meta, end)?;
+    found.state.retained_bytes = retained::bytes_in(retained)?;
     Ok(found)
 }
 

@@ -40,7 +40,7 @@ impl Spool {
     /// # Errors
     /// As of every write; [`SpoolError::NoDatasetId`] after four billion datasets.
     pub fn dataset_id(&self, name: &str) -> Result<DatasetId, SpoolError> {
-        self.inner.store.write_if(|txn| {
+        let assign = |txn: &WriteTransaction| {
             let mut table = txn.open_table(DATASETS)?;
             if let Some(id) = table.get(name)? {
                 return Ok((DatasetId(id.value()), false));
@@ -53,7 +53,8 @@ impl Spool {
             let id = id.ok_or_else(|| SpoolError::NoDatasetId(name.to_owned()))?;
             table.insert(name, id)?;
             Ok((DatasetId(id), true))
-        })
+        };
+        self.write_if(assign, |_, _| ())
     }
 
     /// All datasets that were ever given an id, by name.
@@ -98,14 +99,15 @@ impl Spool {
     /// # Errors
     /// [`SpoolError::PositionGoesBack`], [`SpoolError::PositionAhead`] beyond `sealed`; and as of every write.
     pub fn set_delivered(&self, upstream: &str, dataset: DatasetId, delivered: Seq) -> Result<(), SpoolError> {
-        self.inner.store.write_if(|txn| {
+        let advance = |txn: &WriteTransaction| {
             let mut table = txn.open_table(DELIVERED)?;
             let from = table.get((upstream, dataset.0))?.map_or(Seq(0), |seq| Seq(seq.value()));
             let sealed = txn.open_table(SEALED)?.get(dataset.0)?.map_or(Seq(0), |seq| Seq(seq.value()));
             check_move("delivered", dataset, from, delivered, sealed)?;
             table.insert((upstream, dataset.0), delivered.0)?;
             Ok(((), delivered > from))
-        })
+        };
+        self.write_if(advance, |_, ()| ())
     }
 
     /// Makes the next seq at least `floor`: the datasets know of higher ones than a spool that had to be started anew.
@@ -113,15 +115,14 @@ impl Spool {
     /// # Errors
     /// As of every write.
     pub fn raise_seq_floor(&self, floor: Seq) -> Result<(), SpoolError> {
-        self.inner.store.write_if(|txn| {
-            if floor <= self.log_end() {
-                return Ok(((), false));
+        let raise = |txn: &WriteTransaction| {
+            let higher = floor > self.log_end();
+            if higher {
+                raise_floor(txn, floor)?;
             }
-            raise_floor(txn, floor)?;
-            // Before the commit, so that no chunk can come between: a seq left out harms nobody.
-            self.state().log_end = floor;
-            Ok(((), true))
-        })
+            Ok(((), higher))
+        };
+        self.write_if(raise, |state, ()| state.log_end = state.log_end.max(floor))
     }
 
     /// Records that a batch is sealed: moves `sealed`, keeps its dead letters and ledger keys, adds its counts, and
@@ -131,7 +132,7 @@ impl Spool {
     /// [`SpoolError::PositionGoesBack`], [`SpoolError::PositionAhead`] beyond the log end; and as of every write.
     pub fn commit_seal(&self, seal: &SealCommit) -> Result<(), SpoolError> {
         let config = &self.inner.config;
-        let (counters, trimmed) = self.inner.store.write(|txn| {
+        let change = |txn: &WriteTransaction| {
             let mut counters = Counters::default();
             let sealed = move_sealed(txn, seal, self.log_end())?;
             let from = sealed.before;
@@ -150,12 +151,12 @@ impl Spool {
             add_counters(txn, seal)?;
             let trimmed = self.trim(txn, from, seal.sealed, &sealed.all)?;
             Ok((counters, trimmed))
+        };
+        self.write(change, |state, (counters, trimmed)| {
+            state.counters.add(counters);
+            state.live_bytes = state.live_bytes.saturating_sub(trimmed.bytes);
+            state.released = std::mem::take(&mut trimmed.released);
         })?;
-        let mut state = self.state();
-        state.counters.add(&counters);
-        state.live_bytes = state.live_bytes.saturating_sub(trimmed.bytes);
-        state.released = trimmed.released;
-        drop(state);
         self.inner.appended.notify_all(); // there may be room
         Ok(())
     }

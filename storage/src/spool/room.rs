@@ -1,6 +1,6 @@
 //! Whether there is room for a batch, and making it by dropping the oldest.
 
-use redb::{ReadableTable, Table};
+use redb::{ReadableTable, Table, WriteTransaction};
 
 use crate::position::Seq;
 
@@ -88,19 +88,18 @@ impl Spool {
             tracing::warn!(%error, "Cannot put the damaged chunk aside.");
         }
         let gaps = damage.gaps(super::now_us());
-        let removed = self.inner.store.write(|txn| {
+        let remove = |txn: &WriteTransaction| {
             gaps::record(txn, &gaps, self.inner.config.gaps_max)?;
             remove_chunk(&mut txn.open_table(CHUNKS)?, damage.first)?;
             raise_floor(txn, damage.end)
+        };
+        let removed = self.write(remove, |state, ()| {
+            state.live_bytes = state.live_bytes.saturating_sub(cost(damage.bytes.len()));
+            state.released.remove(&damage.first);
         });
-        let mut state = self.state();
-        state.counters.chunks_damaged += 1;
-        match removed {
-            Ok(()) => {
-                state.live_bytes = state.live_bytes.saturating_sub(cost(damage.bytes.len()));
-                state.released.remove(&damage.first);
-            }
-            Err(error) => tracing::warn!(%error, "Cannot remove the damaged chunk."),
+        self.state().counters.chunks_damaged += 1;
+        if let Err(error) = removed {
+            tracing::warn!(%error, "Cannot remove the damaged chunk.");
         }
         gaps
     }
@@ -150,7 +149,7 @@ impl Spool {
     fn drop_oldest(&self, bytes: u64) -> Result<u64, SpoolError> {
         let config = &self.inner.config;
         let target = bytes.max((config.max_bytes / 64).min(1 << 20));
-        let dropped = self.inner.store.write_if(|txn| {
+        let drop_chunks = |txn: &WriteTransaction| {
             let sealed = sealed_of_all(&txn.open_table(SEALED)?)?;
             let mut chunks = txn.open_table(CHUNKS)?;
             let mut dropped = Dropped::default();
@@ -164,14 +163,15 @@ impl Spool {
             raise_floor(txn, self.log_end())?;
             let any = dropped.bytes > 0;
             Ok((dropped, any))
+        };
+        let dropped = self.write_if(drop_chunks, |state, dropped| {
+            state.live_bytes = state.live_bytes.saturating_sub(dropped.bytes);
+            state.counters.messages_dropped += dropped.messages;
+            state.released.retain(|first, _| *first >= dropped.end);
         })?;
         if dropped.messages > 0 {
             tracing::warn!(messages = dropped.messages, bytes = dropped.bytes, "Spool full: dropped the oldest.");
         }
-        let mut state = self.state();
-        state.live_bytes = state.live_bytes.saturating_sub(dropped.bytes);
-        state.counters.messages_dropped += dropped.messages;
-        state.released.retain(|first, _| *first >= dropped.end);
         if dropped.bytes < bytes { Ok(0) } else { Ok(dropped.bytes) }
     }
 }

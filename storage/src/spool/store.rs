@@ -2,8 +2,11 @@
 //!
 //! | the commit says | what follows |
 //! | --- | --- |
-//! | disk full (ENOSPC, EDQUOT) | [`SpoolError::DiskFull`]; the handle, which redb has latched, is dropped, the ballast file freed, the database opened again; until there is room nothing is stored |
-//! | anything else | [`SpoolError::Fatal`], now and for every later transaction: after a failed fsync nobody knows what is on disk |
+//! | a write found the disk full (ENOSPC, EDQUOT) | [`SpoolError::DiskFull`]; the handle, which redb has latched, is dropped, the ballast file freed, the database opened again; until there is room nothing is stored |
+//! | anything else, and whatever a sync says | [`SpoolError::Fatal`], now and for every later transaction: after a failed fsync nobody knows what is on disk |
+//!
+//! A commit that met a full disk may be on disk all the same, so whatever is known of the database in memory is stale once
+//! it was opened again ([`Store::is_stale`]).
 //!
 //! redb checks pages only when it repairs; on a damaged one it may panic. Panics are contained here and become errors.
 
@@ -11,13 +14,16 @@ use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use redb::backends::FileBackend;
 use redb::{Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, StorageBackend, WriteTransaction};
 
 use crate::durable_fs::DurableFs;
 use crate::position::{DatasetId, Seq};
+
+use super::backend::{NotesSync, Shared};
 
 /// Name of the database in the spool's directory.
 pub(super) const DATABASE: &str = "spool.redb";
@@ -141,6 +147,10 @@ pub(super) struct Store {
     cache_bytes: usize,
     ballast_bytes: u64,
     condition: AtomicU8,
+    /// A sync of the database has failed, ever.
+    sync_failed: Arc<AtomicBool>,
+    /// The database was opened again, and nobody has looked at it since.
+    stale: AtomicBool,
     /// Held from the beginning of a write transaction until its failure was handled, so that the next writer never meets
     /// a latched handle and mistakes it for a fault of its own.
     writing: Mutex<()>,
@@ -157,7 +167,8 @@ impl Store {
         cache_bytes: usize,
         ballast_bytes: u64,
     ) -> Result<Self, Result<String, OpenError>> {
-        let database = open_database(&medium, dir, cache_bytes)?;
+        let sync_failed = Arc::default();
+        let database = open_database(&medium, dir, cache_bytes, &sync_failed)?;
         if let Medium::File = medium {
             fs.sync_dir(dir).map_err(|error| Err(error.into()))?;
         }
@@ -168,6 +179,8 @@ impl Store {
             cache_bytes,
             ballast_bytes,
             condition: AtomicU8::new(HEALTHY),
+            sync_failed,
+            stale: AtomicBool::new(false),
             writing: Mutex::new(()),
             database: RwLock::new(Some(database)),
         })
@@ -175,16 +188,18 @@ impl Store {
 
     /// Runs `work` in a write transaction and commits it durably. On return it is on disk.
     pub(super) fn write<R>(&self, work: impl FnOnce(&WriteTransaction) -> Result<R, Abort>) -> Result<R, SpoolError> {
-        self.write_if(|txn| Ok((work(txn)?, true)))
+        self.write_if(|txn| Ok((work(txn)?, true)), |_| ())
     }
 
-    /// The same for work that may find that there is nothing to do, when it returns false: then nothing is written.
+    /// The same for work that may find that there is nothing to do, when it returns false: then nothing is written. After
+    /// the commit, and before anybody else can write, `settle` tells whoever keeps something of it in memory.
     pub(super) fn write_if<R>(
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<(R, bool), Abort>,
+        settle: impl FnOnce(&mut R),
     ) -> Result<R, SpoolError> {
         let _writing = self.lock_writing();
-        if self.condition.load(Ordering::Acquire) == FAILED {
+        if self.condition.load(Ordering::Acquire) == FAILED || self.sync_failed.load(Ordering::Acquire) {
             return Err(SpoolError::Fatal("an earlier commit failed".into()));
         }
         let result = {
@@ -197,10 +212,26 @@ impl Store {
                 Ok(done)
             })
         };
-        result.map_err(|abort| match abort {
-            Abort::Ours(error) => error,
-            Abort::Redb(error) => self.write_failed(&error),
-        })
+        match result {
+            Ok(mut done) => {
+                settle(&mut done);
+                Ok(done)
+            }
+            Err(Abort::Ours(error)) => Err(error),
+            Err(Abort::Redb(error)) => Err(self.write_failed(&error)),
+        }
+    }
+
+    /// Whether the database was opened again and may hold another end than is known. True until [`mark_fresh`].
+    ///
+    /// [`mark_fresh`]: Self::mark_fresh
+    pub(super) fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Acquire)
+    }
+
+    /// The database was looked at, in a write transaction.
+    pub(super) fn mark_fresh(&self) {
+        self.stale.store(false, Ordering::Release);
     }
 
     /// Runs `work` in a read transaction, which must be short: it keeps every page alive that is freed meanwhile.
@@ -271,7 +302,8 @@ impl Store {
     fn write_failed(&self, error: &redb::Error) -> SpoolError {
         let full = matches!(error, redb::Error::Io(error) if is_disk_full(error))
             || (matches!(error, redb::Error::PreviousIo) && self.is_full());
-        if !full {
+        // A file system may find out at the sync that it is full. By then pages may be lost that it had taken.
+        if !full || self.sync_failed.load(Ordering::Acquire) {
             self.condition.store(FAILED, Ordering::Release);
             if is_damage(error) {
                 self.mark_damage(error);
@@ -293,7 +325,14 @@ impl Store {
 
     /// The database, or none when there is too little space even to open it.
     fn open_again(&self) -> Result<Option<Database>, SpoolError> {
-        match open_database(&self.medium, &self.dir, self.cache_bytes) {
+        self.stale.store(true, Ordering::Release);
+        let opened = open_database(&self.medium, &self.dir, self.cache_bytes, &self.sync_failed);
+        // Dropping the handle before may have synced, too.
+        if self.sync_failed.load(Ordering::Acquire) {
+            self.condition.store(FAILED, Ordering::Release);
+            return Err(SpoolError::Fatal("a sync failed on opening the database again".into()));
+        }
+        match opened {
             Ok(database) => Ok(Some(database)),
             Err(Err(OpenError::Io(error))) if is_disk_full(&error) => Ok(None),
             Err(reason) => {
@@ -342,18 +381,24 @@ pub(super) fn clear_damage_mark(dir: &Path, fs: &DurableFs) -> io::Result<()> {
     fs.remove(&dir.join(DAMAGE_MARK))
 }
 
-/// Opens the database. `Err(Ok(reason))` is damage.
-pub(super) fn open_database(
+/// Opens the database. `Err(Ok(reason))` is damage. A sync of it that fails sets `sync_failed`.
+fn open_database(
     medium: &Medium,
     dir: &Path,
     cache_bytes: usize,
+    sync_failed: &Arc<AtomicBool>,
 ) -> Result<Database, Result<String, OpenError>> {
     let path = dir.join(DATABASE);
     let mut builder = Builder::new();
     builder.set_cache_size(cache_bytes);
     let opened = catch_unwind(AssertUnwindSafe(|| match medium {
-        Medium::File => builder.create(&path),
-        Medium::Backend { storage, .. } => builder.create_with_backend(Shared(Arc::clone(storage))),
+        Medium::File => {
+            let file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
+            builder.create_with_backend(NotesSync::new(FileBackend::new(file)?, sync_failed))
+        }
+        Medium::Backend { storage, .. } => {
+            builder.create_with_backend(NotesSync::new(Shared(Arc::clone(storage)), sync_failed))
+        }
     }));
     match opened {
         Ok(Ok(database)) => Ok(database),
@@ -391,30 +436,4 @@ fn is_damage(error: &redb::Error) -> bool {
 
 fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-/// A backend that outlives the database which uses it.
-#[derive(Debug)]
-struct Shared(Arc<dyn StorageBackend>);
-
-impl StorageBackend for Shared {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
-    }
 }

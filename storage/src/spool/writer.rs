@@ -30,6 +30,8 @@ pub struct Writer<F> {
     spool: Spool,
     resolve: F,
     dup_window: DupWindow,
+    /// A commit failed: the window may know of messages that were not stored, or miss some that were.
+    dup_window_stale: bool,
     /// A full spool has held its requests long enough: answer at once until there is room.
     refusing: bool,
 }
@@ -39,7 +41,7 @@ impl<F> Writer<F> {
     /// spool to recognise messages that are sent again.
     pub fn new(spool: Spool, resolve: F) -> Self {
         let dup_window = spool.dup_window();
-        Self { spool, resolve, dup_window, refusing: false }
+        Self { spool, resolve, dup_window, dup_window_stale: false, refusing: false }
     }
 
     /// Serves `requests` until all their senders are gone and the last one is answered. Blocks its thread.
@@ -77,13 +79,17 @@ impl<F> Writer<F> {
     }
 
     fn commit<T>(&mut self, batch: &[Request<T>], room: bool) -> Result<Vec<Outcome>, WriteError> {
+        if self.dup_window_stale {
+            // When the database is not open yet this gives an empty one, and the commit fails, too.
+            self.dup_window = self.spool.dup_window();
+            self.dup_window_stale = false;
+        }
         match self.spool.commit(batch, room, &mut self.dup_window) {
             Ok(outcomes) => Ok(outcomes),
             Err(SpoolError::DiskFull) => {
                 tracing::warn!(requests = batch.len(), "Disk full: nothing is acknowledged.");
                 self.spool.state().counters.disk_full += 1;
-                // It may know of messages that were not stored after all.
-                self.dup_window = self.spool.dup_window();
+                self.dup_window_stale = true;
                 Ok(vec![Outcome::Unavailable; batch.len()])
             }
             Err(error) => Err(WriteError::Fatal(error)),

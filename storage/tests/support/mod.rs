@@ -20,6 +20,7 @@
 )]
 
 pub mod image;
+pub mod one_by_one;
 pub mod workload;
 
 use std::collections::BTreeSet;
@@ -142,13 +143,15 @@ pub struct SmallDisk {
     pub overstated: AtomicU64,
     /// Fail the next writes with this error instead.
     pub fault: Mutex<Option<io::ErrorKind>>,
+    /// Fail the next syncs with this error instead; what was written stays.
+    pub sync_fault: Mutex<Option<io::ErrorKind>>,
 }
 
 impl SmallDisk {
     /// `ballast` is the file, in the real file system, whose size counts against `capacity`.
     pub fn new(capacity: u64, ballast: PathBuf) -> Arc<Self> {
-        let (bytes, blocks, overstated, fault) = Default::default();
-        Arc::new(Self { bytes, blocks, capacity: capacity.into(), ballast, overstated, fault })
+        let (bytes, blocks, overstated, fault, sync_fault) = Default::default();
+        Arc::new(Self { bytes, blocks, capacity: capacity.into(), ballast, overstated, fault, sync_fault })
     }
 
     pub fn medium(self: &Arc<Self>) -> Medium {
@@ -198,6 +201,9 @@ impl StorageBackend for SmallDisk {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        if let Some(kind) = *self.sync_fault.lock().unwrap() {
+            return Err(kind.into());
+        }
         self.check()
     }
 
