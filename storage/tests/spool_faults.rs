@@ -295,6 +295,9 @@ fn a_file_that_is_no_database_is_put_aside_and_a_new_spool_begun() {
 
     assert_eq!(report.put_aside, Some(dir.path().join("bad/spool.redb.corrupt-1")));
     assert!(report.put_aside.unwrap().exists());
+    let gaps = spool.gaps().unwrap();
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert_eq!((gaps[0].dataset, gaps[0].first, gaps[0].reason), (None, Seq(0), GapReason::Lost));
     assert_eq!(recording_writer(&spool).send(append(message(A, 0, "x"))), Outcome::Stored);
 }
 

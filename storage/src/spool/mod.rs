@@ -78,6 +78,7 @@ mod open;
 mod positions;
 mod reader;
 mod request;
+mod rescue;
 mod retained;
 mod retention;
 mod room;

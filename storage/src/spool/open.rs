@@ -15,10 +15,9 @@ use super::gaps::Gap;
 use super::positions::sealed_of_all;
 use super::reader::{Damage, first_from, load, load_header};
 use super::retention;
-use super::salvage::salvage;
-use super::store::{self, Abort, DATABASE, Medium, OpenError, SpoolError, Store};
+use super::store::{Abort, DATABASE, Medium, OpenError, SpoolError, Store};
 use super::tables::{self, CHUNKS, FORMAT, META, META_FORMAT, RETAINED, SEALED};
-use super::{Inner, Spool, State, retained};
+use super::{Inner, Spool, State, rescue, retained};
 
 /// What opening found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,24 +67,16 @@ impl Spool {
         fs: DurableFs,
     ) -> Result<(Self, OpenReport), OpenError> {
         fs.create_dir_all(dir)?;
-        let mut report = OpenReport::default();
-        let mut opened = match store::damage_mark(dir) {
-            Some(reason) => Err(Ok(reason)),
-            None => open_store(medium, dir, &config, &fs),
-        };
-        if let Err(Ok(reason)) = &opened {
-            if let Medium::Backend { .. } = medium {
-                return Err(OpenError::Database(reason.clone()));
-            }
-            report.damage = Some(reason.clone());
-            let aside = put_database_aside(dir, &fs, reason)?;
-            opened = open_store(medium, dir, &config, &fs);
-            if let Ok(store) = &opened {
-                report.salvaged_chunks = salvage_from(&aside, store, &config)?;
-            }
-            store::clear_damage_mark(dir, &fs)?;
-            report.put_aside = Some(aside);
+        fs.remove_temporary(dir)?;
+        let bad = dir.join("bad");
+        if bad.is_dir() {
+            fs.remove_temporary(&bad)?;
         }
+        let mut report = OpenReport::default();
+        let opened = match medium {
+            Medium::Backend { .. } => open_store(medium, dir, &config, &fs),
+            Medium::File => rescue::open(dir, &config, &fs, &mut report),
+        };
         let store = opened.map_err(|reason| reason.map_or_else(|error| error, OpenError::Database))?;
         let found = store.read(look_at).map_err(|error| OpenError::Database(error.to_string()))?;
         report.chunks = found.chunks;
@@ -138,7 +129,7 @@ pub(super) struct Found {
 }
 
 /// Opens the database, makes its tables when it is new, and looks at all headers. `Err(Ok(reason))` is damage.
-fn open_store(
+pub(super) fn open_store(
     medium: &Medium,
     dir: &Path,
     config: &SpoolConfig,
@@ -162,7 +153,7 @@ fn open_store(
     Ok(store)
 }
 
-fn make_tables(txn: &WriteTransaction) -> Result<(), Abort> {
+pub(super) fn make_tables(txn: &WriteTransaction) -> Result<(), Abort> {
     tables::create_all(txn)?;
     txn.open_table(META)?.insert(META_FORMAT, FORMAT)?;
     Ok(())
@@ -208,27 +199,4 @@ pub(super) fn look(
     found.state.log_end = next_seq(meta, end)?;
     found.state.retained_bytes = retained::bytes_in(retained)?;
     Ok(found)
-}
-
-fn salvage_from(aside: &Path, store: &Store, config: &SpoolConfig) -> Result<u64, OpenError> {
-    let salvaged = salvage(aside, config.cache_bytes, store, config.gaps_max)
-        .map_err(|error| OpenError::Database(format!("while salvaging {}: {error}", aside.display())))?;
-    let Some(salvaged) = salvaged else { return Ok(0) };
-    tracing::warn!(chunks = salvaged.chunks, lost = ?salvaged.lost, "Salvaged what could be read.");
-    Ok(salvaged.chunks)
-}
-
-/// Renames the database into `bad/` under the first free number.
-fn put_database_aside(dir: &Path, fs: &DurableFs, reason: &str) -> Result<PathBuf, OpenError> {
-    let bad = dir.join("bad");
-    fs.create_dir_all(&bad)?;
-    let aside = (1..=u32::MAX)
-        .map(|number| bad.join(format!("{DATABASE}.corrupt-{number}")))
-        .find(|path| !path.exists())
-        .unwrap_or_else(|| bad.join(format!("{DATABASE}.corrupt")));
-    tracing::error!(reason, aside = %aside.display(), "The spool is damaged: put aside, a new one is begun.");
-    if dir.join(DATABASE).exists() {
-        fs.rename(&dir.join(DATABASE), &aside)?;
-    }
-    Ok(aside)
 }

@@ -1,7 +1,8 @@
 //! Taking what can still be read out of a database that was put aside.
 //!
 //! Every table is copied as far as it can be iterated, chunks only when their checksums hold. Chunks are sought from both
-//! ends, so that one damaged page costs the chunks on it and no others. What lies between is recorded as a gap.
+//! ends, so that one damaged page costs the chunks on it and no others. What lies between is recorded as a gap, and so is a
+//! database of which nothing can be read.
 
 use std::path::Path;
 
@@ -15,8 +16,9 @@ use super::chunk::PART_BYTES;
 use super::commit::raise_floor;
 use super::config::CHUNK_MESSAGES_MAX;
 use super::gaps::{self, Gap, GapReason};
+use super::positions::sealed_of_all;
 use super::reader::{first_at_or_before, first_from, load, load_header};
-use super::store::{Abort, SpoolError, Store, contain};
+use super::store::{Abort, contain};
 use super::tables::{
     CHUNKS, DATASETS, DEAD_LETTERS, DELIVERED, GAPS, LEDGER, LEDGER_ORDER, META, PACKET_IDS, RETAINED, SEAL_COUNTERS,
     SEALED, SESSIONS,
@@ -40,13 +42,8 @@ impl Salvaged {
     }
 }
 
-/// Copies what can be read of the database at `path` into a new one. None when it cannot even be opened.
-pub(super) fn salvage(
-    path: &Path,
-    cache_bytes: usize,
-    new: &Store,
-    gaps_max: u64,
-) -> Result<Option<Salvaged>, SpoolError> {
+/// Copies what can be read of the database at `path` into a new one, and records there what cannot.
+pub(super) fn salvage(path: &Path, cache_bytes: usize, new: &Database, gaps_max: u64) -> Result<Salvaged, redb::Error> {
     let opened = contain(|| {
         let old = Builder::new().set_cache_size(cache_bytes).open(path).map_err(|error| Abort::Redb(error.into()))?;
         let txn = old.begin_read()?;
@@ -55,31 +52,64 @@ pub(super) fn salvage(
     let (old, txn) = match opened {
         Ok(opened) => opened,
         Err(reason) => {
-            let reason = match reason {
-                Abort::Redb(error) => error.to_string(),
-                Abort::Ours(error) => error.to_string(),
-            };
-            tracing::error!(reason, "Nothing could be salvaged.");
-            return Ok(None);
+            tracing::error!(reason = %redb_error(reason), "Nothing could be salvaged.");
+            write(new, |txn| gaps::record(txn, &[gap(Seq(0), Seq(u64::MAX), GapReason::Lost)], gaps_max))?;
+            return Ok(Salvaged::default());
         }
     };
-    new.write(|write| copy_tables(&txn, write))?;
+    let mut tables_whole = true;
+    write(new, |write| {
+        tables_whole = copy_tables(&txn, write)?;
+        Ok(())
+    })?;
     let salvaged = copy_chunks(&old, new)?;
-    if let Some((first, end)) = salvaged.lost {
-        let reason = GapReason::Damaged;
-        let at_us = super::now_us();
-        let gap = Gap { dataset: None, first, end, messages: 0, bytes: 0, reason, at_us };
-        new.write(|write| gaps::record(write, &[gap], gaps_max))?;
-    }
+    write(new, |write| {
+        if !tables_whole {
+            // They were dead letters, or gaps.
+            gaps::record(write, &[gap(Seq(0), Seq(u64::MAX), GapReason::Lost)], gaps_max)?;
+        }
+        if let Some((first, end)) = salvaged.lost {
+            gaps::record(write, &[gap(first, end, GapReason::Damaged)], gaps_max)?;
+        }
+        Ok(())
+    })?;
+    tracing::warn!(chunks = salvaged.chunks, lost = ?salvaged.lost, tables_whole, "Salvaged what could be read.");
     // Dropping a damaged database may panic as well as reading it.
     let _ = contain(|| {
         drop((txn, old));
         Ok(())
     });
-    Ok(Some(salvaged))
+    Ok(salvaged)
 }
 
-fn copy_tables(old: &ReadTransaction, new: &WriteTransaction) -> Result<(), Abort> {
+/// A gap of nobody knows whose messages.
+fn gap(first: Seq, end: Seq, reason: GapReason) -> Gap {
+    Gap { dataset: None, first, end, messages: 0, bytes: 0, reason, at_us: super::now_us() }
+}
+
+/// Commits `work` to a database that nobody else uses yet.
+pub(super) fn write(
+    database: &Database,
+    work: impl FnOnce(&WriteTransaction) -> Result<(), Abort>,
+) -> Result<(), redb::Error> {
+    contain(|| {
+        let txn = database.begin_write()?;
+        work(&txn)?;
+        Ok(txn.commit()?)
+    })
+    .map_err(redb_error)
+}
+
+fn redb_error(reason: Abort) -> redb::Error {
+    match reason {
+        Abort::Redb(error) => error,
+        Abort::Ours(error) => redb::Error::Corrupted(error.to_string()),
+    }
+}
+
+/// Copies the tables beside the chunks; whether those that hold messages, or say which are missing, were whole.
+fn copy_tables(old: &ReadTransaction, new: &WriteTransaction) -> Result<bool, Abort> {
+    let whole = copy(old, new, DEAD_LETTERS)? & copy(old, new, GAPS)?;
     copy(old, new, META)?;
     copy(old, new, DATASETS)?;
     copy(old, new, SEALED)?;
@@ -87,34 +117,44 @@ fn copy_tables(old: &ReadTransaction, new: &WriteTransaction) -> Result<(), Abor
     copy(old, new, PACKET_IDS)?;
     copy(old, new, SESSIONS)?;
     copy(old, new, RETAINED)?;
-    copy(old, new, DEAD_LETTERS)?;
-    copy(old, new, GAPS)?;
     copy(old, new, LEDGER)?;
     copy(old, new, LEDGER_ORDER)?;
-    copy(old, new, SEAL_COUNTERS)
+    copy(old, new, SEAL_COUNTERS)?;
+    // What is sealed was given, even when the floor could not be read.
+    let sealed = sealed_of_all(&new.open_table(SEALED)?)?;
+    raise_floor(new, sealed.into_values().max().unwrap_or_default())?;
+    Ok(whole)
 }
 
 fn copy<K: Key + 'static, V: Value + 'static>(
     old: &ReadTransaction,
     new: &WriteTransaction,
     definition: TableDefinition<'static, K, V>,
-) -> Result<(), Abort> {
+) -> Result<bool, Abort> {
     let mut table = new.open_table(definition)?;
+    // A row that cannot be written is an error; one that cannot be read ends the table.
+    let mut refused = None;
     let copied = contain(|| {
         for row in old.open_table(definition)?.iter()? {
             let (key, value) = row?;
-            table.insert(key.value(), value.value())?;
+            if let Err(error) = table.insert(key.value(), value.value()) {
+                refused = Some(error);
+                break;
+            }
         }
         Ok(())
     });
+    if let Some(error) = refused {
+        return Err(error.into());
+    }
     if copied.is_err() {
         tracing::warn!(table = redb::TableHandle::name(&definition), "Only a part of the table could be salvaged.");
     }
-    Ok(())
+    Ok(copied.is_ok())
 }
 
 /// Copies chunks upwards from the start until one cannot be found, then downwards from the end to there.
-fn copy_chunks(old: &Database, new: &Store) -> Result<Salvaged, SpoolError> {
+fn copy_chunks(old: &Database, new: &Database) -> Result<Salvaged, redb::Error> {
     let mut salvaged = Salvaged::default();
     let (mut batch, mut next, mut top) = (Vec::new(), Seq(0), Seq(0));
     let whole = loop {
@@ -148,7 +188,7 @@ fn copy_chunks(old: &Database, new: &Store) -> Result<Salvaged, SpoolError> {
         top = *end;
     }
     flush(new, &mut batch, 1)?;
-    new.write(|write| raise_floor(write, top))?;
+    write(new, |txn| raise_floor(txn, top))?;
     Ok(salvaged)
 }
 
@@ -169,13 +209,13 @@ fn take(old: &Database, first: Seq, batch: &mut Vec<(Seq, Vec<u8>)>, salvaged: &
 }
 
 /// Writes the batch once it has `enough` chunks.
-fn flush(new: &Store, batch: &mut Vec<(Seq, Vec<u8>)>, enough: usize) -> Result<(), SpoolError> {
+fn flush(new: &Database, batch: &mut Vec<(Seq, Vec<u8>)>, enough: usize) -> Result<(), redb::Error> {
     if batch.len() < enough {
         return Ok(());
     }
     let chunks = std::mem::take(batch);
-    new.write(|write| {
-        let mut table = write.open_table(CHUNKS)?;
+    write(new, |txn| {
+        let mut table = txn.open_table(CHUNKS)?;
         for (first, bytes) in &chunks {
             for (part, bytes) in (0..=u16::MAX).zip(bytes.chunks(PART_BYTES)) {
                 table.insert((first.0, part), bytes)?;

@@ -30,7 +30,7 @@ pub(super) const DATABASE: &str = "spool.redb";
 /// Name of the file that is freed when the disk is full.
 const BALLAST: &str = "ballast";
 /// Left beside a database in which damage was met, so that the next start salvages it.
-const DAMAGE_MARK: &str = "spool.redb.damaged";
+pub(super) const DAMAGE_MARK: &str = "spool.redb.damaged";
 
 /// Why the spool did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -369,16 +369,6 @@ impl Store {
             tracing::warn!(%error, "Cannot mark the spool as damaged.");
         }
     }
-}
-
-/// Why the last run marked the database in `dir` as damaged, if it did.
-pub(super) fn damage_mark(dir: &Path) -> Option<String> {
-    std::fs::read(dir.join(DAMAGE_MARK)).ok().map(|text| String::from_utf8_lossy(&text).into_owned())
-}
-
-/// The database was put aside: its mark goes, too.
-pub(super) fn clear_damage_mark(dir: &Path, fs: &DurableFs) -> io::Result<()> {
-    fs.remove(&dir.join(DAMAGE_MARK))
 }
 
 /// Opens the database. `Err(Ok(reason))` is damage. A sync of it that fails sets `sync_failed`.
