@@ -5,16 +5,17 @@
 mod support;
 
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use forebay_storage::durable_fs::DurableFs;
 use forebay_storage::position::Seq;
-use forebay_storage::spool::{Medium, Outcome, Request, Spool, SpoolConfig};
-use redb::StorageBackend;
-use support::one_by_one::{A, append, message, recording_writer, run_result, small, tickets};
-use support::{SmallDisk, write_at};
+use forebay_storage::spool::{Medium, OnFull, Outcome, Request, Spool, SpoolConfig, SpoolError};
+use redb::{ReadableTable, StorageBackend, TableDefinition};
+use support::one_by_one::{A, append, message, noise, recording_writer, run_result, seal, small, tickets};
+use support::{Shared, SmallDisk, write_at};
 
 /// A file system that takes writes on credit says only at the sync that it is full. Taken for a write that found no room,
 /// the database was opened again in the process, showed a message that may not be on disk, acknowledged its resend, and
@@ -69,6 +70,125 @@ fn whichever_write_of_a_commit_finds_the_disk_full_its_resend_is_stored_once_and
         there_all_the_same += counters.disk_full * counters.duplicates_qos1;
     }
     assert!(there_all_the_same > 0);
+}
+
+/// Dropped chunks leave free pages in the file and no free space around it. While the file system was too full, every
+/// batch, however small, used to drop another megabyte, until the whole backlog was gone.
+#[test]
+fn below_min_free_bytes_drop_oldest_drops_no_more_than_what_comes_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let free = Arc::new(AtomicU64::new(1 << 40));
+    let (spool, noise) = (drop_oldest_spool(dir.path(), &free), noise());
+    let mut writer = recording_writer(&spool);
+    for n in 0..300 {
+        assert_eq!(writer.send(append(message(A, n, &noise(n)))), Outcome::Stored);
+    }
+
+    free.store(100 << 20, Ordering::SeqCst);
+    for n in 300..400 {
+        assert_eq!(writer.send(append(message(A, n, "21.5"))), Outcome::Stored);
+    }
+
+    let dropped = spool.counters().messages_dropped;
+    assert!((1..5).contains(&dropped), "{dropped} messages of 7,000 bytes for 100 that share a few pages");
+    assert_eq!(tickets(&spool), (dropped..400).collect::<Vec<_>>());
+}
+
+#[test]
+fn when_dropping_all_would_not_do_nothing_is_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let free = Arc::new(AtomicU64::new(1 << 40));
+    let (spool, noise) = (drop_oldest_spool(dir.path(), &free), noise());
+    let mut writer = recording_writer(&spool);
+    assert_eq!(writer.send(append(message(A, 0, &noise(0)))), Outcome::Stored);
+
+    free.store(100 << 20, Ordering::SeqCst);
+    let too_much = writer.send(append(message(A, 1, &noise(1).repeat(10))));
+
+    assert_eq!(too_much, Outcome::Unavailable);
+    assert_eq!(tickets(&spool), [0]);
+    assert_eq!((spool.gaps().unwrap(), spool.counters().messages_dropped), (vec![], 0));
+}
+
+/// On a full disk reading steps over a damaged chunk so that sealing, which makes room, goes on. Its gap used to be
+/// forgotten, and the chunk trimmed as if it had been sealed.
+#[test]
+fn a_damaged_chunk_that_a_full_disk_let_nobody_record_is_recorded_by_the_seal_that_passes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Arc::new(FullAtWrite::default());
+    let medium = Medium::Backend { storage: Arc::clone(&disk) as _, free_bytes: Arc::new(|| 1 << 40) };
+    let config = SpoolConfig { dup_tail_bytes: 0, ..small() };
+    let (spool, _) = Spool::open_on(&medium, dir.path(), config.clone(), DurableFs::new()).unwrap();
+    let (mut writer, noise) = (recording_writer(&spool), noise());
+    for n in 0..3 {
+        assert_eq!(writer.send(append(message(A, n, &noise(n)))), Outcome::Stored);
+    }
+    drop((writer, spool));
+    damage_in_redb(&disk, 1);
+    let (spool, _) = Spool::open_on(&medium, dir.path(), config, DurableFs::new()).unwrap();
+
+    disk.writes_left.store(1, Ordering::SeqCst);
+    let read = spool.read(Seq(0), Some(A), 100, 1 << 20).unwrap();
+    let unrecorded = spool.gaps().unwrap();
+    let again = spool.read(Seq(0), Some(A), 100, 1 << 20).unwrap();
+    spool.commit_seal(&seal(A, Seq(3))).unwrap();
+
+    assert_eq!(read.messages.iter().map(|(seq, _)| seq.0).collect::<Vec<_>>(), [0, 2]);
+    assert_eq!((read.damaged.len(), unrecorded), (1, vec![]));
+    assert_eq!(again, read, "it is still there, and the same");
+    assert_eq!(spool.gaps().unwrap(), read.damaged);
+    assert_eq!((spool.log_start().unwrap(), spool.counters().chunks_damaged), (Seq(3), 1));
+    assert_eq!(spool.usage().live_bytes, 0);
+}
+
+/// Sealing must not pass what is neither delivered nor recorded.
+#[test]
+fn a_damaged_chunk_that_cannot_be_recorded_for_another_reason_stops_reading() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::new(64 << 20, dir.path().join("ballast"));
+    let (spool, _) = Spool::open_on(&disk.medium(), dir.path(), small(), DurableFs::new()).unwrap();
+    let (mut writer, noise) = (recording_writer(&spool), noise());
+    for n in 0..3 {
+        assert_eq!(writer.send(append(message(A, n, &noise(n)))), Outcome::Stored);
+    }
+    drop((writer, spool));
+    let needle = &noise(1).into_bytes()[..64];
+    let mut bytes = disk.bytes();
+    let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
+    bytes[at] ^= 1;
+    drop(bytes);
+    let (spool, _) = Spool::open_on(&disk.medium(), dir.path(), small(), DurableFs::new()).unwrap();
+
+    *disk.fault.lock().unwrap() = Some(io::ErrorKind::Other);
+    let read = spool.read(Seq(0), Some(A), 100, 1 << 20);
+
+    assert!(matches!(read, Err(SpoolError::Fatal(_))), "{read:?}");
+}
+
+/// Flips a bit of the chunk at `first` as bad memory does before redb takes its checksum. Damage on the disk would not let
+/// redb open the database again after a failed commit.
+fn damage_in_redb(disk: &Arc<FullAtWrite>, first: u64) {
+    const CHUNKS: TableDefinition<'_, (u64, u16), &[u8]> = TableDefinition::new("chunks");
+    let database = redb::Database::builder().create_with_backend(Shared(Arc::clone(disk) as _)).unwrap();
+    let txn = database.begin_write().unwrap();
+    let mut chunks = txn.open_table(CHUNKS).unwrap();
+    let mut part = chunks.get((first, 0)).unwrap().unwrap().value().to_vec();
+    part[1000] ^= 1;
+    chunks.insert((first, 0), part.as_slice()).unwrap();
+    drop(chunks);
+    txn.commit().unwrap();
+}
+
+/// A spool that drops the oldest, on a file system with so much free space.
+fn drop_oldest_spool(dir: &Path, free: &Arc<AtomicU64>) -> Spool {
+    let free = Arc::clone(free);
+    let medium = Medium::Backend {
+        storage: Arc::new(redb::backends::InMemoryBackend::new()),
+        free_bytes: Arc::new(move || free.load(Ordering::SeqCst)),
+    };
+    let config =
+        SpoolConfig { min_free_bytes: 256 << 20, on_full: OnFull::DropOldest, patience: Duration::ZERO, ..small() };
+    Spool::open_on(&medium, dir, config, DurableFs::new()).unwrap().0
 }
 
 /// A storage in memory that refuses one write with ENOSPC, and keeps it.

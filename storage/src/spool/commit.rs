@@ -55,6 +55,7 @@ impl Spool {
         let committed = self.write_if(fill, |state, committed| {
             state.log_end = state.log_end.max(committed.end);
             state.live_bytes += committed.live_bytes;
+            state.reusable_bytes = state.reusable_bytes.saturating_sub(committed.live_bytes);
             state.retained_bytes = committed.retained_bytes;
             state.counters.add(&committed.counters);
         })?;

@@ -111,6 +111,7 @@ pub use writer::{WriteError, Writer};
 
 use redb::WriteTransaction;
 
+use room::SteppedOver;
 use store::{Abort, Store};
 
 /// The spool. Cheap to clone; all clones are the same.
@@ -136,6 +137,11 @@ struct State {
     live_bytes: u64,
     external_bytes: u64,
     retained_bytes: u64,
+    /// Bytes of pages of dropped chunks that no commit has used again yet.
+    reusable_bytes: u64,
+    /// Damaged chunks that were stepped over and, for lack of room, are neither removed nor recorded on disk yet.
+    /// As many as there are chunks at most.
+    stepped_over: BTreeMap<Seq, SteppedOver>,
     /// Chunks that are sealed and stay for the DUP window: first seq → bytes.
     released: BTreeMap<Seq, u64>,
     counters: Counters,

@@ -88,7 +88,8 @@ impl Spool {
             tracing::warn!(%error, "No room for the ballast file: messages are refused until there is.");
         }
         for damage in &found.damage {
-            report.damaged.extend(spool.step_over(damage));
+            let gaps = spool.step_over(damage).map_err(|error| OpenError::Database(error.to_string()))?;
+            report.damaged.extend(gaps);
         }
         Ok((spool, report))
     }

@@ -134,6 +134,7 @@ impl Spool {
         let config = &self.inner.config;
         let change = |txn: &WriteTransaction| {
             let mut counters = Counters::default();
+            let stepped_over = self.settle_damage(txn)?;
             let sealed = move_sealed(txn, seal, self.log_end())?;
             let from = sealed.before;
             if !seal.dead_letters.is_empty() {
@@ -150,12 +151,13 @@ impl Spool {
             }
             add_counters(txn, seal)?;
             let trimmed = self.trim(txn, from, seal.sealed, &sealed.all)?;
-            Ok((counters, trimmed))
+            Ok((counters, trimmed, stepped_over))
         };
-        self.write(change, |state, (counters, trimmed)| {
+        self.write(change, |state, (counters, trimmed, stepped_over)| {
             state.counters.add(counters);
             state.live_bytes = state.live_bytes.saturating_sub(trimmed.bytes);
             state.released = std::mem::take(&mut trimmed.released);
+            state.forget_damage(stepped_over);
         })?;
         self.inner.appended.notify_all(); // there may be room
         Ok(())

@@ -27,7 +27,8 @@ pub struct Read {
     pub messages: Vec<(Seq, Message)>,
     /// Where to read on. Equal to the log end when there is nothing further.
     pub next: Seq,
-    /// Chunks on the way that could not be read. They are gone from the spool and recorded among its gaps.
+    /// Chunks on the way that could not be read. They are recorded among the gaps of the spool and gone from it; on a full
+    /// disk as soon as something is sealed or dropped.
     pub damaged: Vec<Gap>,
 }
 
@@ -58,7 +59,8 @@ impl Spool {
     /// end.
     ///
     /// # Errors
-    /// [`SpoolError::Unreadable`] when redb itself is damaged.
+    /// [`SpoolError::Unreadable`] when redb itself is damaged; [`SpoolError::Fatal`] when a damaged chunk cannot be recorded
+    /// as a gap.
     pub fn read(
         &self,
         from: Seq,
@@ -71,7 +73,7 @@ impl Spool {
         let scan = Scan { from, dataset, max_messages: max_messages.max(1), max_bytes, log_end };
         let (mut read, damage) = self.inner.store.read(|txn| scan_records(&txn.open_table(CHUNKS)?, scan))?;
         for damage in damage {
-            read.damaged.extend(self.step_over(&damage));
+            read.damaged.extend(self.step_over(&damage)?);
         }
         Ok(read)
     }

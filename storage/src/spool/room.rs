@@ -1,10 +1,11 @@
 //! Whether there is room for a batch, and making it by dropping the oldest.
 
+use std::collections::BTreeMap;
+
 use redb::{ReadableTable, Table, WriteTransaction};
 
-use crate::position::Seq;
+use crate::position::{DatasetId, Seq};
 
-use super::Spool;
 use super::chunk::cost;
 use super::commit::raise_floor;
 use super::config::OnFull;
@@ -14,6 +15,7 @@ use super::reader::{Damage, first_from, load, load_header};
 use super::retention;
 use super::store::{Abort, SpoolError};
 use super::tables::{CHUNKS, SEALED};
+use super::{Spool, State};
 
 /// How full the spool is. Bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +34,12 @@ pub struct Usage {
 
 enum Lacking {
     Nothing,
-    /// Bytes below the bound, and whether dropping chunks can help.
-    Bytes(u64, bool),
+    /// How many bytes must go, how many had better go, and whether dropping chunks can help.
+    Bytes {
+        must: u64,
+        target: u64,
+        droppable: bool,
+    },
 }
 
 impl Spool {
@@ -63,13 +69,13 @@ impl Spool {
         }
         match self.lacking(needed) {
             Lacking::Nothing => Ok(true),
-            Lacking::Bytes(bytes, true) if self.inner.config.on_full == OnFull::DropOldest => {
-                match self.drop_oldest(bytes.max(needed)) {
+            Lacking::Bytes { must, target, droppable: true } if self.inner.config.on_full == OnFull::DropOldest => {
+                match self.drop_oldest(must, target) {
                     Err(SpoolError::DiskFull) => Ok(false),
-                    dropped => Ok(dropped? > 0),
+                    dropped => dropped,
                 }
             }
-            Lacking::Bytes(..) => Ok(false),
+            Lacking::Bytes { .. } => Ok(false),
         }
     }
 
@@ -79,29 +85,48 @@ impl Spool {
         drop(self.inner.appended.wait_timeout(state, timeout));
     }
 
-    /// Puts a damaged chunk aside and records the gaps that it leaves. When that fails, as it does on a full disk, the
-    /// chunk stays and is met again at the next start.
-    pub(super) fn step_over(&self, damage: &Damage) -> Vec<Gap> {
+    /// Puts a damaged chunk aside, records the gaps that it leaves, and removes it. On a full disk it stays, and the gaps
+    /// are kept in memory until they can be recorded: in the transaction of the next seal or drop, before which nothing
+    /// behind the chunk counts as sealed. A crash before that leaves the chunk, and the next start meets it again.
+    ///
+    /// # Errors
+    /// As of every write but [`SpoolError::DiskFull`]: the damage is not recorded, and nobody may go past it.
+    pub(super) fn step_over(&self, damage: &Damage) -> Result<Vec<Gap>, SpoolError> {
+        if let Some(known) = self.state().stepped_over.get(&damage.first) {
+            return Ok(known.gaps.clone());
+        }
         tracing::error!(first = damage.first.0, end = damage.end.0, reason = %damage.reason, "Damaged chunk.");
         let name = format!("chunk-{:020}", damage.first.0);
         if let Err(error) = self.put_aside(&name, &damage.bytes) {
             tracing::warn!(%error, "Cannot put the damaged chunk aside.");
         }
         let gaps = damage.gaps(super::now_us());
-        let remove = |txn: &WriteTransaction| {
-            gaps::record(txn, &gaps, self.inner.config.gaps_max)?;
-            remove_chunk(&mut txn.open_table(CHUNKS)?, damage.first)?;
-            raise_floor(txn, damage.end)
-        };
-        let removed = self.write(remove, |state, ()| {
-            state.live_bytes = state.live_bytes.saturating_sub(cost(damage.bytes.len()));
-            state.released.remove(&damage.first);
-        });
-        self.state().counters.chunks_damaged += 1;
-        if let Err(error) = removed {
-            tracing::warn!(%error, "Cannot remove the damaged chunk.");
+        let bytes = cost(damage.bytes.len());
+        let known = SteppedOver { end: damage.end, bytes, gaps: gaps.clone() };
+        let mut state = self.state();
+        state.counters.chunks_damaged += 1;
+        state.stepped_over.insert(damage.first, known);
+        drop(state);
+        match self.write(|txn| self.settle_damage(txn), |state, settled| state.forget_damage(settled)) {
+            Ok(_) => Ok(gaps),
+            Err(SpoolError::DiskFull) => {
+                tracing::warn!("No room to record the damaged chunk yet.");
+                Ok(gaps)
+            }
+            Err(error) => Err(error),
         }
-        gaps
+    }
+
+    /// Records and removes the damaged chunks that were stepped over. Returns which, for [`State::forget_damage`] after
+    /// the commit.
+    pub(super) fn settle_damage(&self, txn: &WriteTransaction) -> Result<Vec<Seq>, Abort> {
+        let stepped_over = self.state().stepped_over.clone();
+        for (&first, known) in &stepped_over {
+            gaps::record(txn, &known.gaps, self.inner.config.gaps_max)?;
+            remove_chunk(&mut txn.open_table(CHUNKS)?, first)?;
+            raise_floor(txn, known.end)?;
+        }
+        Ok(stepped_over.into_keys().collect())
     }
 
     fn put_aside(&self, name: &str, bytes: &[u8]) -> std::io::Result<()> {
@@ -133,46 +158,77 @@ impl Spool {
         let outside = state.external_bytes.saturating_add(needed);
         if outside.saturating_add(state.live_bytes) > config.max_bytes {
             let lacking = outside.saturating_add(state.live_bytes) - config.max_bytes;
-            // What other owners hold cannot be dropped here.
-            return Lacking::Bytes(lacking, outside <= config.max_bytes);
+            // What other owners hold cannot be dropped here. More than is lacking, to spare commits.
+            let spare = (config.max_bytes / 64).min(1 << 20).max(needed);
+            return Lacking::Bytes {
+                must: lacking,
+                target: lacking.max(spare),
+                droppable: outside <= config.max_bytes,
+            };
         }
+        let fresh = needed.saturating_sub(state.reusable_bytes);
         drop(state);
         match self.inner.store.free_bytes() {
-            // Pages of dropped chunks are used again, so that the file does not grow.
-            Ok(free) if free < config.min_free_bytes.saturating_add(needed) => Lacking::Bytes(needed, true),
+            // Dropping frees pages inside the file, which the batch takes, and nothing outside: more of it would not help.
+            Ok(free) if fresh > 0 && free < config.min_free_bytes.saturating_add(fresh) => {
+                Lacking::Bytes { must: fresh, target: fresh, droppable: true }
+            }
             _ => Lacking::Nothing,
         }
     }
 
-    /// Drops the oldest chunks until `bytes` are free, or, to spare commits, a 64th of the spool. Returns how many bytes
-    /// were: 0 when there is nothing left to drop.
-    fn drop_oldest(&self, bytes: u64) -> Result<u64, SpoolError> {
+    /// Drops the oldest chunks until `target` bytes are free. Drops nothing and returns false when not even `must` could
+    /// be.
+    fn drop_oldest(&self, must: u64, target: u64) -> Result<bool, SpoolError> {
         let config = &self.inner.config;
-        let target = bytes.max((config.max_bytes / 64).min(1 << 20));
         let drop_chunks = |txn: &WriteTransaction| {
+            let settled = self.settle_damage(txn)?;
             let sealed = sealed_of_all(&txn.open_table(SEALED)?)?;
             let mut chunks = txn.open_table(CHUNKS)?;
-            let mut dropped = Dropped::default();
+            let mut dropped = Dropped { settled, ..Dropped::default() };
             while dropped.bytes < target
                 && let Some(first) = first_from(&chunks, Seq(0))?
             {
-                dropped.add(&chunks, first, &sealed)?;
+                dropped.add(&chunks, first, &sealed, self.log_end())?;
                 remove_chunk(&mut chunks, first)?;
             }
             gaps::record(txn, &dropped.gaps, config.gaps_max)?;
             raise_floor(txn, self.log_end())?;
-            let any = dropped.bytes > 0;
-            Ok((dropped, any))
+            let enough = dropped.bytes > 0 && dropped.bytes >= must;
+            Ok((enough.then_some(dropped), enough))
         };
         let dropped = self.write_if(drop_chunks, |state, dropped| {
-            state.live_bytes = state.live_bytes.saturating_sub(dropped.bytes);
-            state.counters.messages_dropped += dropped.messages;
-            state.released.retain(|first, _| *first >= dropped.end);
+            if let Some(dropped) = dropped {
+                state.forget_damage(&mut dropped.settled);
+                state.live_bytes = state.live_bytes.saturating_sub(dropped.bytes);
+                state.reusable_bytes = state.reusable_bytes.saturating_add(dropped.bytes);
+                state.counters.messages_dropped += dropped.messages;
+                state.released.retain(|first, _| *first >= dropped.end);
+            }
         })?;
-        if dropped.messages > 0 {
-            tracing::warn!(messages = dropped.messages, bytes = dropped.bytes, "Spool full: dropped the oldest.");
+        if let Some(Dropped { messages: messages @ 1.., bytes, .. }) = dropped {
+            tracing::warn!(messages, bytes, "Spool full: dropped the oldest.");
         }
-        if dropped.bytes < bytes { Ok(0) } else { Ok(dropped.bytes) }
+        Ok(dropped.is_some())
+    }
+}
+
+/// What is known of a damaged chunk that is still there.
+#[derive(Clone)]
+pub(super) struct SteppedOver {
+    end: Seq,
+    bytes: u64,
+    gaps: Vec<Gap>,
+}
+
+impl State {
+    /// These damaged chunks are recorded and gone.
+    pub(super) fn forget_damage(&mut self, settled: &mut Vec<Seq>) {
+        for first in settled.drain(..) {
+            let bytes = self.stepped_over.remove(&first).map_or(0, |known| known.bytes);
+            self.live_bytes = self.live_bytes.saturating_sub(bytes);
+            self.released.remove(&first);
+        }
     }
 }
 
@@ -182,6 +238,8 @@ struct Dropped {
     messages: u64,
     end: Seq,
     gaps: Vec<Gap>,
+    /// Damaged chunks that went in the same transaction.
+    settled: Vec<Seq>,
 }
 
 impl Dropped {
@@ -189,13 +247,15 @@ impl Dropped {
         &mut self,
         chunks: &impl ReadableTable<(u64, u16), &'static [u8]>,
         first: Seq,
-        sealed: &std::collections::BTreeMap<crate::position::DatasetId, Seq>,
+        sealed: &BTreeMap<DatasetId, Seq>,
+        log_end: Seq,
     ) -> Result<(), Abort> {
         let at_us = super::now_us();
         self.end = first.next();
         let Ok(header) = load_header(chunks, first)? else {
             self.bytes += cost(load(chunks, first)?.len());
-            let end = first.next();
+            // Nobody knows how many it held: all up to the next chunk.
+            let end = first_from(chunks, first.next())?.unwrap_or(log_end.max(first.next()));
             let reason = GapReason::Damaged;
             self.gaps.push(Gap { dataset: None, first, end, messages: 0, bytes: 0, reason, at_us });
             return Ok(());
