@@ -115,14 +115,20 @@ async fn answer(stream: UnixStream, shared: &Arc<Shared>) -> Result<()> {
         Ok(ControlRequest::Verify { dataset }) => {
             respond(shared, move |shared| verify::run(&shared.config, &shared.spool, dataset.as_deref())).await
         }
-        Ok(ControlRequest::Tail(request)) => match Tail::start(&shared.config, &shared.spool, &request) {
-            Ok(tail) => return follow(tail, request.follow, &mut reading, &mut writing).await,
-            Err(error) => Err(error),
-        },
+        Ok(ControlRequest::Tail(request)) => {
+            let is_followed = request.follow;
+            match make(shared, move |shared| Tail::start(&shared.config, &shared.spool, &request)).await {
+                Ok(tail) => return follow(tail, is_followed, &mut reading, &mut writing).await,
+                Err(error) => Err(error),
+            }
+        }
         Ok(ControlRequest::DeadLetters(which)) => {
             respond(shared, move |shared| dead_letters::list(&shared.spool, &which)).await
         }
-        Ok(ControlRequest::ReplayDeadLetters(which)) => replay(shared, &which).await,
+        Ok(ControlRequest::ReplayDeadLetters(which)) => {
+            respond(shared, move |shared| dead_letters::replay(&shared.config, &shared.spool, &shared.writer, &which))
+                .await
+        }
         Ok(ControlRequest::DropDeadLetters(which)) => {
             respond(shared, move |shared| dead_letters::drop(&shared.spool, &which)).await
         }
@@ -136,20 +142,20 @@ async fn answer(stream: UnixStream, shared: &Arc<Shared>) -> Result<()> {
     Ok(())
 }
 
-/// Answers that read the disk are made off the threads that serve devices.
 async fn respond<T: Serialize + Send + 'static>(
     shared: &Arc<Shared>,
-    make: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
+    answer: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
 ) -> Result<String> {
-    let shared = Arc::clone(shared);
-    let answer = tokio::task::spawn_blocking(move || make(&shared)).await??;
-    Ok(serde_json::to_string(&answer)?)
+    Ok(serde_json::to_string(&make(shared, answer).await?)?)
 }
 
-async fn replay(shared: &Arc<Shared>, which: &Selection) -> Result<String> {
-    let writer = shared.writer.upgrade().context("the agent is stopping")?;
-    let done = dead_letters::replay(&shared.config, &shared.spool, &writer, which).await?;
-    Ok(serde_json::to_string(&done)?)
+/// Answers that read the disk are made off the threads that serve devices.
+async fn make<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    answer: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || answer(&shared)).await?
 }
 
 async fn follow(

@@ -9,7 +9,7 @@ use forebay_storage::dead_letter::{DeadLetter, NO_DATASET};
 use forebay_storage::position::{DatasetId, Seq};
 use forebay_storage::spool::{Request, Spool};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, WeakSender};
 
 use crate::config::Config;
 use crate::route::Router;
@@ -71,11 +71,12 @@ pub fn drop(spool: &Spool, selection: &Selection) -> Result<Done> {
 }
 
 /// Stores the messages of the dead letters again, as new messages routed by the configuration of now, and forgets each
-/// one when its message is on disk. A crash between the two leaves both: a replay is at least once.
-pub async fn replay(
+/// one when its message is on disk. A crash between the two leaves both: a replay is at least once. Blocks; ends with an
+/// error once the agent stops, which it does not hold up.
+pub fn replay(
     config: &Config,
     spool: &Spool,
-    writer: &mpsc::Sender<Request<Ticket>>,
+    writer: &WeakSender<Request<Ticket>>,
     selection: &Selection,
 ) -> Result<Done> {
     let router = Router::new(&config.datasets);
@@ -92,8 +93,9 @@ pub async fn replay(
         let (outcomes, mut answers) = mpsc::unbounded_channel();
         let ticket = Ticket::new(0, outcomes, None);
         let request = Request::Append { message, packet_id: None, ticket };
-        writer.send(request).await.ok().context("the agent is stopping")?;
-        match answers.recv().await {
+        let writer = writer.upgrade().context("the agent is stopping")?;
+        writer.blocking_send(request).ok().context("the agent is stopping")?;
+        match answers.blocking_recv() {
             Some((_, Outcome::Stored)) => {}
             _ => bail!("the spool took {} messages and no further one", done.done),
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, info};
 
 use crate::clock;
-use crate::upstream::deliver::{Bell, Progress};
+use crate::upstream::backlog::Backlog;
+use crate::upstream::deliver::Bell;
 
 /// The longest sleep: an upstream that becomes reachable is noticed after this.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -126,14 +127,15 @@ pub fn run(
     mut sealer: Sealer,
     spool: &Spool,
     sealing: &Sealing,
-    progress: &[Arc<Progress>],
+    backlog: &Backlog,
     bell: &Bell,
     stop: &AtomicBool,
 ) -> Result<(), SealError> {
+    let upstreams = backlog.upstreams();
     let mut drain = None;
     while !stop.load(Ordering::Relaxed) {
         // Without an upstream the local repository is the end, and that is always reachable.
-        let reachable = progress.is_empty() || progress.iter().any(|upstream| upstream.is_reachable());
+        let reachable = upstreams.is_empty() || upstreams.iter().any(|upstream| upstream.is_reachable());
         sealer.handle_upstream(reachable);
         if drain.is_none() && sealing.is_asked() {
             drain = Some(sealing.asked.load(Ordering::SeqCst));
@@ -143,6 +145,7 @@ pub fn run(
             Ok(Some((sealed, reason))) => {
                 log(&sealed, reason);
                 sealing.note(&sealer);
+                backlog.handle_sealed(&sealing.chains());
                 bell.ring();
                 continue; // more may be due
             }

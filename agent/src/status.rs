@@ -107,9 +107,11 @@ pub struct Status {
 pub struct SpoolStatus {
     /// The next `seq`.
     pub log_end: u64,
-    /// Bytes in use.
+    /// Bytes of messages.
     pub bytes: u64,
-    /// Bytes allowed.
+    /// Bytes of sealed slices that the upstream furthest behind does not have yet.
+    pub undelivered_bytes: u64,
+    /// Bytes allowed, of both together.
     pub max_bytes: u64,
     /// Free bytes of the disk.
     pub disk_free_bytes: Option<u64>,
@@ -156,9 +158,9 @@ struct Waiting {
 impl Shared {
     /// Takes a sample of what rates are made of.
     pub fn sample(&self, at: Instant) {
-        let sample =
-            Sample { at, stored: self.spool.counters().messages_stored, spool_bytes: self.spool.usage().live_bytes };
-        self.rates.push(sample);
+        let usage = self.spool.usage();
+        let spool_bytes = usage.live_bytes + usage.external_bytes;
+        self.rates.push(Sample { at, stored: self.spool.counters().messages_stored, spool_bytes });
     }
 
     /// Everything that is known.
@@ -175,7 +177,8 @@ impl Shared {
         status.broker.insert("sessions_away".to_owned(), broker.sessions_away);
         status.refused = self.refused(&status.broker);
         status.spool.stored_per_sec = self.rates.stored_per_sec();
-        status.spool.full_in_secs = self.rates.full_in_secs(status.spool.bytes, status.spool.max_bytes);
+        let used = status.spool.bytes + status.spool.undelivered_bytes;
+        status.spool.full_in_secs = self.rates.full_in_secs(used, status.spool.max_bytes);
         status.upstreams = self.progress.iter().map(|progress| progress.report()).collect();
         status.sealing_error = self.sealing.last_error();
         Ok(status)
@@ -281,6 +284,7 @@ fn of_spool(config: &Config, spool: &Spool, chains: &BTreeMap<String, Chain>) ->
         spool: SpoolStatus {
             log_end: spool.log_end().0,
             bytes: usage.live_bytes,
+            undelivered_bytes: usage.external_bytes,
             max_bytes: usage.max_bytes,
             disk_free_bytes: usage.free_bytes,
             disk_full: usage.disk_full,

@@ -36,7 +36,8 @@ use crate::route::Router;
 use crate::sealing::{self, Sealing};
 use crate::status::{Rates, Shared};
 use crate::store::{Store, datasets_dir};
-use crate::upstream::deliver::{Bell, Delivery, Progress};
+use crate::upstream::backlog::Backlog;
+use crate::upstream::deliver::{Bell, Delivery};
 
 /// How often rates are sampled.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
@@ -82,7 +83,7 @@ impl Agent {
     /// Starts every part. When this returns, devices can connect.
     pub async fn start(config: Config) -> Result<Self> {
         let opening = config.clone();
-        let (store, sealer) = tokio::task::spawn_blocking(move || open(&opening)).await??;
+        let (store, sealer, backlog) = tokio::task::spawn_blocking(move || open(&opening)).await??;
         let ids = dataset_ids(&config, &store.spool)?;
         let clock = Arc::new(Clock::new());
         let counters = Arc::new(Counters::default());
@@ -103,11 +104,9 @@ impl Agent {
         };
         let (stop_ingest, stopped) = oneshot::channel();
         let ingest = tokio::spawn(ingest.run(inbound, requests, stopped));
-        let progress: Vec<Arc<Progress>> =
-            config.upstreams.iter().map(|upstream| Arc::new(Progress::new(upstream))).collect();
         let sealing = Arc::new(Sealing::new(&sealer));
-        let sealer = start_sealer(sealer, &store.spool, &sealing, &progress, (&bell, &stop), &failing)?;
-        let upstreams = start_upstreams(&config, &store, &ids, (&progress, &bell), &failing)?;
+        let sealer = start_sealer(sealer, &store.spool, &sealing, &backlog, (&bell, &stop), &failing)?;
+        let upstreams = start_upstreams(&config, &store, &ids, (&backlog, &bell), &failing)?;
         let shared = Arc::new(Shared {
             config,
             spool: store.spool.clone(),
@@ -116,7 +115,7 @@ impl Agent {
             counters,
             clock,
             sealing,
-            progress,
+            progress: backlog.upstreams().to_vec(),
             rates: Rates::default(),
             started: clock::now(),
             bound: std::sync::OnceLock::new(),
@@ -213,7 +212,7 @@ impl Agent {
 }
 
 /// Everything that reads the disk before the first device is let in.
-fn open(config: &Config) -> Result<(Store, Sealer)> {
+fn open(config: &Config) -> Result<(Store, Sealer, Arc<Backlog>)> {
     let store = Store::open(config)?;
     let report = &store.report;
     if let Some(aside) = &report.put_aside {
@@ -252,7 +251,8 @@ fn open(config: &Config) -> Result<(Store, Sealer)> {
     for (dataset, messages) in sealer.unserved().context("read the datasets of the spool")? {
         warn!(dataset, messages, "Messages wait in the spool for a dataset that is not declared or cannot be opened.");
     }
-    Ok((store, sealer))
+    let backlog = Backlog::open(&store.spool, &sealer, &config.upstreams)?;
+    Ok((store, sealer, Arc::new(backlog)))
 }
 
 fn dataset_ids(config: &Config, spool: &Spool) -> Result<Vec<DatasetId>> {
@@ -296,15 +296,15 @@ fn start_sealer(
     sealer: Sealer,
     spool: &Spool,
     sealing: &Arc<Sealing>,
-    progress: &[Arc<Progress>],
+    backlog: &Arc<Backlog>,
     (bell, stop): (&Arc<Bell>, &Arc<AtomicBool>),
     failing: &mpsc::Sender<anyhow::Error>,
 ) -> Result<Part> {
-    let (spool, sealing, progress) = (spool.clone(), Arc::clone(sealing), progress.to_vec());
+    let (spool, sealing, backlog) = (spool.clone(), Arc::clone(sealing), Arc::clone(backlog));
     let (bell, stop) = (Arc::clone(bell), Arc::clone(stop));
     let reporting = failing.clone();
     start_thread("sealer".to_owned(), failing, move || {
-        if let Err(problem) = sealing::run(sealer, &spool, &sealing, &progress, &bell, &stop) {
+        if let Err(problem) = sealing::run(sealer, &spool, &sealing, &backlog, &bell, &stop) {
             error!(%problem, "The spool cannot be read: the next start salvages what can be.");
             let _ = reporting.try_send(anyhow::Error::from(problem).context("seal"));
         }
@@ -315,20 +315,22 @@ fn start_upstreams(
     config: &Config,
     store: &Store,
     ids: &[DatasetId],
-    (progress, bell): (&[Arc<Progress>], &Arc<Bell>),
+    (backlog, bell): (&Arc<Backlog>, &Arc<Bell>),
     failing: &mpsc::Sender<anyhow::Error>,
 ) -> Result<Vec<Part>> {
     let names = config.datasets.iter().map(|dataset| dataset.spec.name.clone());
     let datasets: Vec<_> = names.zip(ids.iter().copied()).collect();
     let mut parts = Vec::new();
-    for (number, (upstream, progress)) in config.upstreams.iter().zip(progress).enumerate() {
+    for (number, (upstream, progress)) in config.upstreams.iter().zip(backlog.upstreams()).enumerate() {
         let delivery = Delivery {
             upstream: upstream.clone(),
+            number,
             datasets: datasets.clone(),
             datasets_dir: datasets_dir(&config.data_dir),
             spool: store.spool.clone(),
             fs: store.fs.clone(),
             progress: Arc::clone(progress),
+            backlog: Arc::clone(backlog),
             bell: Arc::clone(bell),
         };
         parts.push(start_thread(format!("upstream-{number}"), failing, move || delivery.run())?);

@@ -105,10 +105,13 @@ fn heading(status: &Status, colour: bool, out: &mut String) {
         let _ = writeln!(out, "listener  {listeners}  {} connections", grouped(open));
     }
     let spool = &status.spool;
-    let mut line =
-        format!("spool     {} of {}  {} waiting", bytes(spool.bytes), bytes(spool.max_bytes), grouped(spool.waiting));
+    let used = bytes(spool.bytes + spool.undelivered_bytes);
+    let mut line = format!("spool     {used} of {}  {} waiting", bytes(spool.max_bytes), grouped(spool.waiting));
     if let Some(secs) = spool.oldest_waiting_secs {
         let _ = write!(line, ", oldest {}", span(secs));
+    }
+    if spool.undelivered_bytes > 0 {
+        let _ = write!(line, ", {} of slices undelivered", bytes(spool.undelivered_bytes));
     }
     if let Some(rate) = spool.stored_per_sec {
         let _ = write!(line, "  {rate} messages/s");
@@ -149,7 +152,7 @@ fn upstreams(status: &Status, colour: bool) -> String {
     if status.upstreams.is_empty() {
         return if status.running { "upstream  none\n".to_owned() } else { String::new() };
     }
-    let mut table = Table::new(["upstream", "state", "blocks", "bytes", "waits"]);
+    let mut table = Table::new(["upstream", "state", "blocks", "bytes", "undelivered", "waits"]);
     for upstream in &status.upstreams {
         let state = match &upstream.last_error {
             None if upstream.reachable => Cell::from("reachable").tone(Tone::Good),
@@ -165,6 +168,7 @@ fn upstreams(status: &Status, colour: bool) -> String {
             state,
             upstream.blocks.into(),
             bytes(upstream.bytes).into(),
+            bytes(upstream.undelivered_bytes).into(),
             waits.unwrap_or_else(|| "-".to_owned()).into(),
         ]);
     }
@@ -175,6 +179,7 @@ fn upstreams(status: &Status, colour: bool) -> String {
 mod tests {
     use super::*;
     use crate::status::DatasetStatus;
+    use crate::upstream::deliver::DeliveryReport;
 
     #[test]
     fn status_names_what_waits_what_is_dead_and_which_fields_are_unknown() {
@@ -188,12 +193,14 @@ mod tests {
             ..DatasetStatus::default()
         });
         status.refused.insert("no_dataset".to_owned(), 4);
+        status.upstreams.push(DeliveryReport { undelivered_bytes: 3 << 20, ..DeliveryReport::default() });
 
         let text = render(&status, false);
 
         assert!(text.contains("running for 1m 1s"), "{text}");
         assert!(text.contains("unknown fields of temperature: hum 1,200"), "{text}");
         assert!(text.contains("refused  no_dataset 4"), "{text}");
+        assert!(text.contains("undelivered") && text.contains(&bytes(3 << 20)), "{text}");
         assert!(!text.contains('\x1b'), "{text}");
     }
 

@@ -13,6 +13,7 @@ use forebay_storage::spool::Spool;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, error, info, warn};
 
+use super::backlog::Backlog;
 use super::backoff::Backoff;
 use super::repository::{Mirror, MirrorError, reach};
 use crate::clock;
@@ -31,6 +32,8 @@ const PROBE: Duration = Duration::from_secs(5);
 pub struct Delivery {
     /// Which.
     pub upstream: Upstream,
+    /// Its number in the configuration, from 0.
+    pub number: usize,
     /// Names and ids of the datasets.
     pub datasets: Vec<(String, DatasetId)>,
     /// Where their repositories are.
@@ -41,6 +44,8 @@ pub struct Delivery {
     pub fs: DurableFs,
     /// What others see of it.
     pub progress: Arc<Progress>,
+    /// Told of what was delivered.
+    pub backlog: Arc<Backlog>,
     /// Rung after a seal, and to stop.
     pub bell: Arc<Bell>,
 }
@@ -69,6 +74,8 @@ pub struct DeliveryReport {
     pub reachable: bool,
     /// Since when something sealed waits for it, milliseconds since 1970.
     pub pending_since_ms: Option<i64>,
+    /// Bytes of sealed slices that it does not have yet; they count against `spool.max_bytes`.
+    pub undelivered_bytes: u64,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
     /// Blocks delivered since the agent started.
@@ -129,6 +136,10 @@ impl Progress {
     pub fn report(&self) -> DeliveryReport {
         lock(&self.report).clone()
     }
+
+    pub(super) fn set_undelivered(&self, bytes: u64) {
+        lock(&self.report).undelivered_bytes = bytes;
+    }
 }
 
 impl Delivery {
@@ -187,10 +198,12 @@ impl Delivery {
     fn mirror(&self, remote: PathBuf, name: &str, id: DatasetId, delivered: Seq, sealed: Seq) -> Result<()> {
         let local = self.datasets_dir.join(name);
         let mirror = Mirror { local: &local, remote, fs: &self.fs, stop: &self.bell.stop };
+        let bytes = self.backlog.sealed(name);
         let Some(mirrored) = mirror.run()? else { return Ok(()) };
         if delivered < sealed {
             self.spool.set_delivered(&self.upstream.url, id, sealed)?;
         }
+        self.backlog.handle_delivered(self.number, name, bytes);
         let mut report = lock(&self.progress.report);
         report.blocks += mirrored.blocks as u64;
         report.bytes += mirrored.bytes;

@@ -6,6 +6,7 @@
 //!
 //! [`UpstreamKind`]: crate::config::UpstreamKind
 
+pub mod backlog;
 pub mod backoff;
 pub mod deliver;
 pub mod repository;
