@@ -2,7 +2,8 @@
 //!
 //! A message becomes one when it is sealed and its payload is not a row of its dataset, or when it is accepted although no
 //! dataset takes it (MQTT 3.1.1 has no way to tell the device). They lie in the spool's database under `(dataset, seq)`
-//! until they are replayed or dropped; at [`SpoolConfig::dead_letter_bytes_max`] the oldest goes.
+//! until they are replayed or dropped; at [`SpoolConfig::dead_letter_bytes_max`] the oldest goes
+//! and leaves a gap.
 //!
 //! [`SpoolConfig::dead_letter_bytes_max`]: crate::spool::SpoolConfig::dead_letter_bytes_max
 
@@ -35,7 +36,7 @@ impl DeadLetter {
         let mut out = vec![VERSION];
         out.extend_from_slice(&self.at_us.to_le_bytes());
         put_bytes(&mut out, self.reason.as_bytes());
-        Record { message: self.message.clone(), packet_id: None }.encode(&mut out);
+        Record::encode_parts(&self.message, None, &mut out);
         out
     }
 

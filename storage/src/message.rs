@@ -70,10 +70,14 @@ impl Record {
     ///
     /// What could not be read back is made readable: captures are cut at the end of the topic, a QoS above 2 is 2.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let message = &self.message;
+        Self::encode_parts(&self.message, self.packet_id, out);
+    }
+
+    /// The same for a record that nobody has put together.
+    pub(crate) fn encode_parts(message: &Message, packet_id: Option<u16>, out: &mut Vec<u8>) {
         put_varint(out, u64::from(message.dataset.0));
-        out.push(self.flag_bits());
-        if let Some(packet_id) = self.packet_id {
+        out.push(flag_bits(message.flags, packet_id.is_some()));
+        if let Some(packet_id) = packet_id {
             out.extend_from_slice(&packet_id.to_le_bytes());
         }
         out.extend_from_slice(&message.received_at_us.to_le_bytes());
@@ -117,17 +121,16 @@ impl Record {
         };
         Ok(Self { message, packet_id })
     }
+}
 
-    fn flag_bits(&self) -> u8 {
-        let flags = self.message.flags;
-        let bit = |set: bool, mask: u8| if set { mask } else { 0 };
-        flags.qos.min(2)
-            | bit(flags.retain, RETAIN)
-            | bit(flags.dup, DUP)
-            | bit(flags.will, WILL)
-            | bit(flags.clock_synchronised, CLOCK)
-            | bit(self.packet_id.is_some(), PACKET_ID)
-    }
+fn flag_bits(flags: Flags, packet_id: bool) -> u8 {
+    let bit = |set: bool, mask: u8| if set { mask } else { 0 };
+    flags.qos.min(2)
+        | bit(flags.retain, RETAIN)
+        | bit(flags.dup, DUP)
+        | bit(flags.will, WILL)
+        | bit(flags.clock_synchronised, CLOCK)
+        | bit(packet_id, PACKET_ID)
 }
 
 const RETAIN: u8 = 1 << 2;

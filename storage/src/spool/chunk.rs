@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::message::{DecodeError, Record, put_varint, take_array, take_varint};
+use crate::message::{DecodeError, Message, Record, put_varint, take_array, take_varint};
 use crate::position::{DatasetId, Seq};
 
 use super::config::CHUNK_MESSAGES_MAX;
@@ -75,9 +75,8 @@ pub(super) struct ChunkBuilder {
 
 impl ChunkBuilder {
     /// Adds a message; returns its place in the chunk.
-    pub(super) fn push(&mut self, record: &Record) -> u64 {
-        let message = &record.message;
-        record.encode(&mut self.raw);
+    pub(super) fn push(&mut self, message: &Message, packet_id: Option<u16>) -> u64 {
+        Record::encode_parts(message, packet_id, &mut self.raw);
         self.oldest = Some(self.oldest.map_or(message.received_at_us, |oldest| oldest.min(message.received_at_us)));
         let (messages, bytes) = self.datasets.entry(message.dataset).or_default();
         *messages += 1;
@@ -172,7 +171,12 @@ impl Header {
         Ok(Self { info, codec, header_len, body_len, body_crc, raw_len })
     }
 
-    /// The records of the whole chunk.
+    /// Bytes of all records together.
+    pub(super) fn raw_len(&self) -> usize {
+        self.raw_len
+    }
+
+    /// The records of the whole chunk. They share its memory.
     pub(super) fn records(&self, chunk: &Bytes) -> Result<Vec<Record>, DecodeError> {
         if chunk.len() != self.header_len + self.body_len {
             return Err(DecodeError("chunk with a part too few or too many"));
@@ -233,7 +237,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::message::{Flags, Message};
+    use crate::message::Flags;
 
     #[test]
     fn a_chunk_says_what_it_holds_and_gives_it_back() {
@@ -293,7 +297,7 @@ mod tests {
     fn chunk_of(first: Seq, records: &[Record]) -> Bytes {
         let mut builder = ChunkBuilder::default();
         for record in records {
-            builder.push(record);
+            builder.push(&record.message, record.packet_id);
         }
         builder.finish(first).into()
     }

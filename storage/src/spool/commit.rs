@@ -3,10 +3,13 @@
 //! Messages go into one chunk; the other tables are opened only when a request needs them, because every table touched is
 //! a page more. In-memory state changes only after the commit, in [`Spool::commit`].
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
 use crate::dead_letter::{DeadLetter, NO_DATASET};
-use crate::message::{Message, Record};
+use crate::message::Message;
 use crate::position::Seq;
 
 use super::Spool;
@@ -15,6 +18,7 @@ use super::config::{MESSAGE_BYTES_MAX, SpoolConfig};
 use super::counters::Counters;
 use super::dead_letters::DeadLetterTable;
 use super::dup_window::DupWindow;
+use super::gaps;
 use super::request::{Outcome, Request, size};
 use super::retained::RetainedTable;
 use super::store::{Abort, SpoolError};
@@ -57,7 +61,7 @@ impl Spool {
             state.live_bytes += committed.live_bytes;
             state.reusable_bytes = state.reusable_bytes.saturating_sub(committed.live_bytes);
             state.retained_bytes = committed.retained_bytes;
-            state.counters.add(&committed.counters);
+            state.count(&committed.counters);
         })?;
         self.inner.appended.notify_all();
         Ok(committed.outcomes)
@@ -74,6 +78,8 @@ struct Batch<'a> {
     /// Seqs are given once the chunk is whole: its messages come first.
     dead_letters: Vec<DeadLetter>,
     packet_ids: Option<Table<'a, (&'static str, u16), u64>>,
+    /// How many of them each client has that this batch has asked of.
+    packet_ids_of: BTreeMap<Arc<str>, u64>,
     sessions: Option<Table<'a, &'static str, u32>>,
     retained: Option<RetainedTable<'a>>,
     retained_bytes: u64,
@@ -97,6 +103,7 @@ impl<'a> Batch<'a> {
             chunk: ChunkBuilder::default(),
             dead_letters: Vec::new(),
             packet_ids: None,
+            packet_ids_of: BTreeMap::new(),
             sessions: None,
             retained: None,
             retained_bytes,
@@ -130,8 +137,7 @@ impl<'a> Batch<'a> {
         if let Some(outcome) = self.claim(message, packet_id, seq)? {
             return Ok(outcome);
         }
-        let record = Record { message: message.clone(), packet_id };
-        self.chunk.push(&record);
+        self.chunk.push(message, packet_id);
         self.changed = true;
         if message.flags.retain {
             self.keep_retained(seq, message)?;
@@ -167,11 +173,17 @@ impl<'a> Batch<'a> {
                 self.counters.duplicates_qos2 += 1;
                 return Ok(Some(Outcome::Stored));
             }
-            if packet_ids.len()? >= packet_ids_max {
+            let all = packet_ids.len()?;
+            let own = match self.packet_ids_of.get(&message.client_id) {
+                Some(&own) => own,
+                None => owned_by(self.packet_ids()?, &message.client_id)?.len() as u64,
+            };
+            if all >= packet_ids_max || own >= self.config.packet_ids_client_max {
                 self.counters.packet_ids_refused += 1;
                 return Ok(Some(Outcome::Unavailable));
             }
-            packet_ids.insert((&*message.client_id, packet_id), seq.0)?;
+            self.packet_ids()?.insert((&*message.client_id, packet_id), seq.0)?;
+            self.packet_ids_of.insert(Arc::clone(&message.client_id), own + 1);
         } else if self.dup_window.is_duplicate(message, packet_id) {
             self.counters.duplicates_qos1 += 1;
             return Ok(Some(Outcome::Stored));
@@ -195,6 +207,9 @@ impl<'a> Batch<'a> {
 
     fn release(&mut self, client_id: &str, packet_id: u16) -> Result<Outcome, Abort> {
         let removed = self.packet_ids()?.remove((client_id, packet_id))?.is_some();
+        if removed && let Some(own) = self.packet_ids_of.get_mut(client_id) {
+            *own -= 1;
+        }
         self.changed |= removed;
         Ok(Outcome::Stored)
     }
@@ -218,11 +233,9 @@ impl<'a> Batch<'a> {
     fn close_session(&mut self, client_id: &str) -> Result<Outcome, Abort> {
         self.dup_window.forget(client_id);
         let closed = self.sessions()?.remove(client_id)?.is_some();
+        self.packet_ids_of.remove(client_id);
         let packet_ids = self.packet_ids()?;
-        let owned: Vec<u16> = packet_ids
-            .range((client_id, 0)..=(client_id, u16::MAX))?
-            .map(|row| row.map(|(key, _)| key.value().1))
-            .collect::<Result<_, _>>()?;
+        let owned = owned_by(packet_ids, client_id)?;
         for packet_id in &owned {
             packet_ids.remove((client_id, *packet_id))?;
         }
@@ -248,15 +261,18 @@ impl<'a> Batch<'a> {
         }
         if !self.dead_letters.is_empty() {
             let mut table = DeadLetterTable::open(self.txn)?;
+            let mut dropped = Vec::new();
             for letter in &mut self.dead_letters {
                 letter.seq = end;
                 end = end.next();
-                self.counters.dead_letters_dropped += table.insert(letter, self.config.dead_letter_bytes_max)?;
+                dropped.extend(table.insert(letter, self.config.dead_letter_bytes_max)?);
                 self.counters.dead_letters += 1;
             }
             // No chunk will tell that these seqs were given.
             table.raise_seq_floor(end)?;
             table.close()?;
+            self.counters.dead_letters_dropped += dropped.len() as u64;
+            gaps::record(self.txn, &dropped, self.config.gaps_max)?;
         }
         Ok(Committed { outcomes, end, live_bytes, retained_bytes: self.retained_bytes, counters: self.counters })
     }
@@ -274,6 +290,12 @@ impl<'a> Batch<'a> {
             none => Ok(none.insert(self.txn.open_table(SESSIONS)?)),
         }
     }
+}
+
+/// The Packet Identifiers of a client.
+fn owned_by(packet_ids: &Table<'_, (&'static str, u16), u64>, client_id: &str) -> Result<Vec<u16>, Abort> {
+    let rows = packet_ids.range((client_id, 0)..=(client_id, u16::MAX))?;
+    Ok(rows.map(|row| row.map(|(key, _)| key.value().1)).collect::<Result<_, _>>()?)
 }
 
 /// The next seq according to `chunks_end` and the floor.

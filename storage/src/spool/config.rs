@@ -44,6 +44,8 @@ pub struct SpoolConfig {
     /// Packet Identifiers of QoS 2 between PUBLISH and PUBREL, all clients together. Default 65,536. Reached:
     /// `Unavailable`, counted as `packet_ids_refused`.
     pub packet_ids_max: u64,
+    /// The same for one client, so that a few cannot take them all. Default 4,096. Reached: as `packet_ids_max`.
+    pub packet_ids_client_max: u64,
     /// Stored sessions, those of connected clients included. Default 20,000. Reached: `Unavailable`, counted as `sessions_refused`.
     pub sessions_max: u64,
     /// Topics whose last retained value is kept. Default 10,000. Reached: a new topic's is not kept, counted as
@@ -53,7 +55,8 @@ pub struct SpoolConfig {
     pub retained_bytes_max: u64,
     /// The largest retained payload that is kept; of a larger one only its hash and length are. Default 64 KiB.
     pub retained_payload_max: usize,
-    /// Bytes of dead letters. Default 64 MiB. Reached: the oldest is dropped, counted as `dead_letters_dropped`.
+    /// Bytes of dead letters. Default 64 MiB. Reached: the oldest is dropped, recorded as a gap and
+    /// counted as `dead_letters_dropped`.
     pub dead_letter_bytes_max: u64,
     /// QoS 1 messages that are remembered to recognise a DUP, all clients together. Default 65,536. Reached: those of the
     /// client that was idle longest are forgotten: a DUP of them would be stored again.
@@ -65,7 +68,7 @@ pub struct SpoolConfig {
     pub dup_tail_bytes: u64,
     /// Ledger keys per dataset. Default 100,000. Reached: the oldest is forgotten: its row would be sealed again.
     pub ledger_keys_max: u64,
-    /// Recorded gaps per dataset. Default 1,000. Reached: the newest gap is widened instead.
+    /// Recorded gaps per dataset. Default 1,000. Reached: a neighbour of the new one is widened instead.
     pub gaps_max: u64,
 }
 
@@ -81,6 +84,7 @@ impl Default for SpoolConfig {
             ballast_bytes: 4 << 20,
             cache_bytes: 4 << 20,
             packet_ids_max: 65_536,
+            packet_ids_client_max: 4_096,
             sessions_max: 20_000,
             retained_topics_max: 10_000,
             retained_bytes_max: 16 << 20,

@@ -41,7 +41,7 @@ counters! {
     refused_full,
     /// Messages above the largest size.
     messages_too_large,
-    /// QoS 2 messages refused because the table of Packet Identifiers was full.
+    /// QoS 2 messages refused because the table of Packet Identifiers, or the client's share of it, was full.
     packet_ids_refused,
     /// Sessions refused because the table of sessions was full.
     sessions_refused,

@@ -1,13 +1,15 @@
-//! The table of dead letters: bounded in bytes, the oldest goes first.
+//! The table of dead letters: bounded in bytes, the oldest goes first and leaves a gap.
 
 use redb::{ReadableTable, Table, WriteTransaction};
 
-use crate::dead_letter::DeadLetter;
+use crate::dead_letter::{DeadLetter, NO_DATASET};
 use crate::position::{DatasetId, Seq};
 
-use super::Spool;
+use super::counters::Counters;
+use super::gaps::{Gap, GapReason};
 use super::store::{Abort, SpoolError};
 use super::tables::{DEAD_LETTERS, META, META_DEAD_LETTER_BYTES};
+use super::{Spool, State};
 
 impl Spool {
     /// Dead letters of `dataset` at or after `from`, in order, at most `max`. Values that cannot be decoded are left out.
@@ -64,6 +66,21 @@ impl Spool {
     }
 }
 
+impl State {
+    /// Adds what was counted. Warns of dropped dead letters each time that their number has doubled.
+    pub(super) fn count(&mut self, counters: &Counters) {
+        let before = self.counters.dead_letters_dropped;
+        self.counters.add(counters);
+        let dropped = self.counters.dead_letters_dropped;
+        if dropped.leading_zeros() < before.leading_zeros() {
+            tracing::warn!(
+                dropped,
+                "Too many dead letters: the oldest were dropped, which is recorded among the gaps."
+            );
+        }
+    }
+}
+
 /// The table with the sum of its bytes.
 pub(super) struct DeadLetterTable<'txn> {
     letters: Table<'txn, (u32, u64), &'static [u8]>,
@@ -78,21 +95,36 @@ impl<'txn> DeadLetterTable<'txn> {
         Ok(Self { letters: txn.open_table(DEAD_LETTERS)?, meta, bytes })
     }
 
-    /// Keeps a dead letter, and drops the oldest beyond `bytes_max`. Returns how many were dropped.
-    pub(super) fn insert(&mut self, letter: &DeadLetter, bytes_max: u64) -> Result<u64, Abort> {
+    /// Keeps a dead letter, and drops the oldest beyond `bytes_max`. Returns the gaps that they leave.
+    pub(super) fn insert(&mut self, letter: &DeadLetter, bytes_max: u64) -> Result<Vec<Gap>, Abort> {
         let key = (letter.message.dataset.0, letter.seq.0);
         let value = letter.encode();
         self.remove(key)?;
         self.bytes += value.len() as u64;
         self.letters.insert(key, value.as_slice())?;
-        let mut dropped = 0;
+        let mut dropped = Vec::new();
         while self.bytes > bytes_max
             && let Some(oldest) = self.oldest()?
         {
-            self.remove(oldest)?;
-            dropped += 1;
+            dropped.push(self.drop_letter(oldest)?);
         }
         Ok(dropped)
+    }
+
+    /// Drops a dead letter for good: it was the only place where its message still was.
+    fn drop_letter(&mut self, key: (u32, u64)) -> Result<Gap, Abort> {
+        let (dataset, seq) = (DatasetId(key.0), Seq(key.1));
+        let letter = self.letters.get(key)?.and_then(|value| DeadLetter::decode(seq, value.value()).ok());
+        self.remove(key)?;
+        Ok(Gap {
+            dataset: (dataset != NO_DATASET).then_some(dataset),
+            first: seq,
+            end: seq.next(),
+            messages: 1,
+            bytes: letter.map_or(0, |letter| letter.message.payload.len() as u64),
+            reason: GapReason::Dropped,
+            at_us: super::now_us(),
+        })
     }
 
     pub(super) fn remove(&mut self, key: (u32, u64)) -> Result<bool, Abort> {

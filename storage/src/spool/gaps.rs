@@ -62,6 +62,9 @@ impl Spool {
 /// Records gaps. One that touches the one before it, for the same reason, widens that; one that would be too many widens
 /// its neighbour. No other row is changed.
 pub(super) fn record(txn: &WriteTransaction, gaps: &[Gap], gaps_max: u64) -> Result<(), Abort> {
+    if gaps.is_empty() {
+        return Ok(());
+    }
     let mut table = txn.open_table(GAPS)?;
     for gap in gaps {
         let dataset = gap.dataset.unwrap_or(NO_DATASET).0;

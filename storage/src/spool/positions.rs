@@ -11,6 +11,7 @@ use super::Spool;
 use super::commit::raise_floor;
 use super::counters::Counters;
 use super::dead_letters::DeadLetterTable;
+use super::gaps;
 use super::ledger;
 use super::reader::{first_at_or_before, first_from, load_header};
 use super::retention;
@@ -139,11 +140,14 @@ impl Spool {
             let from = sealed.before;
             if !seal.dead_letters.is_empty() {
                 let mut table = DeadLetterTable::open(txn)?;
+                let mut dropped = Vec::new();
                 for letter in &seal.dead_letters {
-                    counters.dead_letters_dropped += table.insert(letter, config.dead_letter_bytes_max)?;
+                    dropped.extend(table.insert(letter, config.dead_letter_bytes_max)?);
                     counters.dead_letters += 1;
                 }
                 table.close()?;
+                counters.dead_letters_dropped += dropped.len() as u64;
+                gaps::record(txn, &dropped, config.gaps_max)?;
             }
             if !seal.ledger_keys.is_empty() {
                 counters.ledger_keys_dropped +=
@@ -154,7 +158,7 @@ impl Spool {
             Ok((counters, trimmed, stepped_over))
         };
         self.write(change, |state, (counters, trimmed, stepped_over)| {
-            state.counters.add(counters);
+            state.count(counters);
             state.live_bytes = state.live_bytes.saturating_sub(trimmed.bytes);
             state.released = std::mem::take(&mut trimmed.released);
             state.forget_damage(stepped_over);

@@ -58,6 +58,9 @@ impl Spool {
     /// `max_bytes` of topic, client id and payload. May return none and still have moved on: read until `next` is the log
     /// end.
     ///
+    /// However thinly a dataset is spread over the chunks, what is returned keeps none of them in memory: it takes at most
+    /// twice the bytes of its messages. While reading there is one chunk more.
+    ///
     /// # Errors
     /// [`SpoolError::Unreadable`] when redb itself is damaged; [`SpoolError::Fatal`] when a damaged chunk cannot be recorded
     /// as a gap.
@@ -125,9 +128,9 @@ fn scan_records(
             continue;
         }
         let chunk = load(chunks, first)?;
-        match header.clone().and_then(|header| Ok((header.records(&chunk)?, header.info.end))) {
-            Ok((records, end)) => {
-                if !take(records, first, scan, &mut read, &mut bytes) {
+        match header.clone().and_then(|header| Ok((header.records(&chunk)?, header.raw_len(), header.info.end))) {
+            Ok((records, raw_len, end)) => {
+                if !take(records, raw_len, first, scan, &mut read, &mut bytes) {
                     break;
                 }
                 read.next = read.next.max(end);
@@ -144,9 +147,9 @@ fn scan_records(
 }
 
 /// Takes what the scan wants of a chunk's records; false when it has enough before their end.
-fn take(records: Vec<Record>, first: Seq, scan: Scan, read: &mut Read, bytes: &mut usize) -> bool {
+fn take(records: Vec<Record>, raw_len: usize, first: Seq, scan: Scan, read: &mut Read, bytes: &mut usize) -> bool {
     for (index, record) in records.into_iter().enumerate() {
-        let (seq, message) = (first.plus(index as u64), record.message);
+        let (seq, mut message) = (first.plus(index as u64), record.message);
         if seq < scan.from || scan.dataset.is_some_and(|dataset| message.dataset != dataset) {
             continue;
         }
@@ -155,9 +158,23 @@ fn take(records: Vec<Record>, first: Seq, scan: Scan, read: &mut Read, bytes: &m
             return false;
         }
         *bytes += message.topic.len() + message.client_id.len() + message.payload.len();
+        // What it is a slice of stays in memory as long as it does.
+        if message.topic.len() + message.payload.len() < raw_len / 2 {
+            copy_out(&mut message);
+        }
         read.messages.push((seq, message));
     }
     true
+}
+
+/// Gives the message memory of its own.
+fn copy_out(message: &mut Message) {
+    let mut own = BytesMut::with_capacity(message.topic.len() + message.payload.len());
+    own.extend_from_slice(&message.topic);
+    own.extend_from_slice(&message.payload);
+    let own = own.freeze();
+    let topic_len = message.topic.len();
+    (message.topic, message.payload) = (own.slice(..topic_len), own.slice(topic_len..));
 }
 
 /// Where the first chunk that begins at or after `from` begins.
@@ -218,6 +235,47 @@ impl Damage {
                 .collect(),
             // Nobody knows whose they were.
             None => vec![gap(None, 0, 0)],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Flags;
+
+    /// A read of a thin dataset used to keep all 256 chunks that it went through in memory, a megabyte each.
+    #[test]
+    fn what_is_read_does_not_keep_the_chunk_in_memory_that_it_came_in() {
+        let mut raw = Vec::new();
+        for n in 0..100 {
+            let message = message(DatasetId(if n == 50 { 1 } else { 2 }), &[n; 1000]);
+            Record { message, packet_id: None }.encode(&mut raw);
+        }
+        let raw_len = raw.len();
+        let raw = Bytes::from(raw);
+        let mut input = raw.clone();
+        let records: Vec<_> = (0..100).map(|_| Record::decode(&mut input).unwrap()).collect();
+        drop(input);
+        let dataset = Some(DatasetId(1));
+        let scan = Scan { from: Seq(0), dataset, max_messages: 10, max_bytes: 1 << 20, log_end: Seq(100) };
+
+        let mut read = Read::default();
+        assert!(take(records, raw_len, Seq(0), scan, &mut read, &mut 0));
+
+        assert_eq!(read.messages, [(Seq(50), message(DatasetId(1), &[50; 1000]))]);
+        assert!(raw.is_unique());
+    }
+
+    fn message(dataset: DatasetId, payload: &[u8]) -> Message {
+        Message {
+            dataset,
+            received_at_us: 0,
+            flags: Flags::default(),
+            topic: Bytes::from_static(b"t"),
+            captures: Vec::new(),
+            client_id: "c".into(),
+            payload: Bytes::copy_from_slice(payload),
         }
     }
 }

@@ -195,7 +195,7 @@ mod tests {
             let mut chunks = txn.open_table(CHUNKS)?;
             for first in 0..CHUNKS_THERE {
                 let mut chunk = super::super::chunk::ChunkBuilder::default();
-                chunk.push(&record(first));
+                chunk.push(&message(first), None);
                 chunks.insert((first, 0), chunk.finish(crate::position::Seq(first)).as_slice())?;
             }
             Ok(())
@@ -204,8 +204,8 @@ mod tests {
         std::fs::write(dir.join(DAMAGE_MARK), "a page").unwrap();
     }
 
-    fn record(ticket: u64) -> crate::message::Record {
-        let message = crate::message::Message {
+    fn message(ticket: u64) -> crate::message::Message {
+        crate::message::Message {
             dataset: crate::position::DatasetId(1),
             received_at_us: ticket as i64,
             flags: crate::message::Flags::default(),
@@ -213,8 +213,7 @@ mod tests {
             captures: Vec::new(),
             client_id: "c".into(),
             payload: bytes::Bytes::from(vec![7; 1000]),
-        };
-        crate::message::Record { message, packet_id: None }
+        }
     }
 
     /// A file that takes so many writes and no more.

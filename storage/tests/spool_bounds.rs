@@ -1,0 +1,66 @@
+//! What one client or one kind of message may take of the spool, and that nothing goes without a record.
+
+#![expect(clippy::unwrap_used, clippy::unwrap_in_result, reason = "a step that fails fails the test")]
+
+mod support;
+
+use forebay_storage::dead_letter::NO_DATASET;
+use forebay_storage::durable_fs::DurableFs;
+use forebay_storage::position::Seq;
+use forebay_storage::spool::{GapReason, Outcome, Request, Spool, SpoolConfig};
+use support::one_by_one::{A, exactly_once, message, noise, recording_writer, small};
+
+/// Two clients that never released anything could take all Packet Identifiers, and no other could publish with QoS 2.
+#[test]
+fn a_client_that_releases_nothing_takes_only_its_share_of_packet_identifiers() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = SpoolConfig { packet_ids_max: 16, packet_ids_client_max: 4, ..small() };
+    let (spool, _) = Spool::open(dir.path(), config, DurableFs::new()).unwrap();
+    let mut writer = recording_writer(&spool);
+    let by = |client: &str, packet_id| {
+        let mut request = exactly_once(message(A, u64::from(packet_id), "x"), packet_id);
+        if let Request::Append { message, .. } = &mut request {
+            message.client_id = client.into();
+        }
+        request
+    };
+
+    for packet_id in 1..=4 {
+        assert_eq!(writer.send(by("greedy", packet_id)), Outcome::Stored);
+    }
+    assert_eq!(writer.send(by("greedy", 5)), Outcome::Unavailable);
+    assert_eq!(writer.send(by("greedy", 4)), Outcome::Stored, "a resent one is known");
+    assert_eq!(writer.send(by("other", 5)), Outcome::Stored);
+    assert_eq!(spool.counters().packet_ids_refused, 1);
+
+    writer.send(Request::Release { client_id: "greedy".into(), packet_id: 1, ticket: () });
+    assert_eq!(writer.send(by("greedy", 5)), Outcome::Stored);
+    writer.send(Request::CloseSession { client_id: "greedy".into(), ticket: () });
+    for packet_id in 1..=4 {
+        assert_eq!(writer.send(by("greedy", packet_id)), Outcome::Stored);
+    }
+}
+
+/// Dead letters are acknowledged messages. Those that newer ones pushed out were only counted, and only until a restart.
+#[test]
+fn dead_letters_that_are_pushed_out_leave_a_gap_that_survives_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = SpoolConfig { dead_letter_bytes_max: 30_000, ..small() };
+    let (spool, _) = Spool::open(dir.path(), config.clone(), DurableFs::new()).unwrap();
+    let (mut writer, noise) = (recording_writer(&spool), noise());
+
+    for n in 0..10 {
+        let message = message(A, n, &noise(n));
+        let letter = Request::DeadLetter { message, reason: "no dataset".into(), packet_id: None, ticket: () };
+        assert_eq!(writer.send(letter), Outcome::Stored);
+    }
+
+    assert_eq!(spool.counters().dead_letters_dropped, 6);
+    drop((writer, spool));
+    let (spool, _) = Spool::open(dir.path(), config, DurableFs::new()).unwrap();
+    assert_eq!(spool.dead_letters(NO_DATASET, Seq(0), 100).unwrap().len(), 4);
+    let gaps = spool.gaps().unwrap();
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert_eq!((gaps[0].first, gaps[0].end, gaps[0].reason), (Seq(0), Seq(6), GapReason::Dropped));
+    assert_eq!((gaps[0].messages, gaps[0].bytes), (6, 6 * 7000));
+}
