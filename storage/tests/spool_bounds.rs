@@ -1,7 +1,5 @@
 //! What one client or one kind of message may take of the spool, and that nothing goes without a record.
 
-#![expect(clippy::unwrap_used, clippy::unwrap_in_result, reason = "a step that fails fails the test")]
-
 mod support;
 
 use forebay_storage::dead_letter::NO_DATASET;

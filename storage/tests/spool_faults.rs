@@ -1,6 +1,6 @@
 //! What the spool does when the disk is full, slow to say so, damaged, or simply counted.
 
-#![expect(clippy::unwrap_used, clippy::unwrap_in_result, reason = "a step that fails fails the test")]
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 mod support;
 

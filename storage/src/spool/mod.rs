@@ -36,6 +36,8 @@
 //!   gaps            (dataset, first seq) → what is missing and why
 //!   ledger, ledger_order, seal_counters                   what sealing must remember
 //! ballast           freed when the disk is full, so that redb can still delete
+//! spool.redb.new    a database being begun or salvaged, see `rescue`
+//! spool.redb.damaged   why, and from where, the next start salvages
 //! bad/              damaged chunks and databases, put aside
 //! ```
 //!
@@ -43,17 +45,18 @@
 //!
 //! A chunk goes when every dataset in it is sealed to its end (`retention`), except for the last few megabytes, from which
 //! a restart rebuilds the DUP window. A full spool refuses new messages, or, if so configured, drops its oldest chunks and
-//! records a [`Gap`] for each dataset in them. Nothing else deletes, and no reader keeps a transaction open: that would
-//! keep every page alive that is freed meanwhile, and the file would grow.
+//! records a [`Gap`] for each dataset in them; a damaged chunk goes to `bad/` and leaves a gap; dead letters beyond their
+//! bound leave one, too. Whatever else is removed was released, replayed or replaced. No reader keeps a transaction open:
+//! that would keep every page alive that is freed meanwhile, and the file would grow.
 //!
 //! # When things break
 //!
 //! | what | then |
 //! | --- | --- |
 //! | power cut, kill -9 | redb rolls back to the last commit whose sync returned; nobody was told of more |
-//! | commit fails: disk full | nothing is acknowledged; the ballast is freed, the database opened again, messages refused until there is room |
-//! | commit fails otherwise | nothing is acknowledged, [`WriteError::Fatal`]: the process must exit. What a failed fsync left behind is unknown until the database is opened again |
-//! | a chunk's checksum is wrong | its bytes go to `bad/`, a gap is recorded, its neighbours are delivered |
+//! | a commit's write finds the disk full | nothing is acknowledged; the ballast is freed, the database opened again and looked at, messages refused until there is room |
+//! | a commit fails otherwise, or its sync does | nothing is acknowledged, [`WriteError::Fatal`]: the process must exit. What a failed fsync left behind is unknown until the database is opened again |
+//! | a chunk's checksum is wrong | its bytes go to `bad/`, a gap is recorded, its neighbours are delivered; without room, at the next seal |
 //! | redb cannot read a page | [`SpoolError::Unreadable`]; the next start puts the database aside and salvages what can be read |
 //! | the database cannot be opened | the same |
 //!
