@@ -18,17 +18,6 @@ impl Spool {
     pub fn ledger_contains(&self, dataset: DatasetId, key: &[u8; 16]) -> Result<bool, SpoolError> {
         self.inner.store.read(|txn| Ok(txn.open_table(LEDGER)?.get((dataset.0, key))?.is_some()))
     }
-
-    /// The same for many keys in one transaction.
-    ///
-    /// # Errors
-    /// As of [`ledger_contains`](Self::ledger_contains).
-    pub fn ledger_contains_each(&self, dataset: DatasetId, keys: &[[u8; 16]]) -> Result<Vec<bool>, SpoolError> {
-        self.inner.store.read(|txn| {
-            let table = txn.open_table(LEDGER)?;
-            keys.iter().map(|key| Ok(table.get((dataset.0, key))?.is_some())).collect()
-        })
-    }
 }
 
 /// Adds keys and forgets the oldest beyond `keys_max`. Returns how many were forgotten.
