@@ -15,11 +15,6 @@ const LATER: &[(&str, &str, &str)] = &[
     ("listener", "tls", "TLS on a listener"),
     ("listener", "transport", "a listener over WebSocket"),
     ("dataset", "manifest", "reading an ODF manifest"),
-    ("upstream", "token_file", "an upstream with a token"),
-    ("upstream", "token_env", "an upstream with a token"),
-    ("upstream", "rate_limit", "a rate limit for an upstream"),
-    ("upstream", "window", "a time window for an upstream"),
-    ("upstream", "live_first", "sending live data first"),
 ];
 
 /// Whether a key comes later.

@@ -1,7 +1,7 @@
 //! The configuration: one TOML file, every key optional, turned into types that cannot be wrong.
 //!
 //! Reading order: this file (what there is, and its defaults), `read` (sections to types), `dataset` (one `[[dataset]]`),
-//! `document` (the tree with origins, and the errors), `later` (keys of later versions), `units`, `sample` (what `init`
+//! `upstream` (one `[[upstream]]`), `document` (the tree with origins, and the errors), `later` (keys of later versions), `units`, `sample` (what `init`
 //! writes).
 
 mod dataset;
@@ -10,6 +10,7 @@ mod later;
 mod read;
 mod sample;
 pub mod units;
+mod upstream;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use forebay_storage::spool::SpoolConfig;
 
 pub use self::document::{ConfigError, ENV_PREFIX, Node, Origin, nearest};
 pub use self::sample::sample;
+pub use self::upstream::{Bucket, Ingest, IngestFormat, NodeUrl, Secret, Upstream, UpstreamKind, Window};
 
 /// Where a configuration is looked for when none is named, in this order.
 pub const SEARCH_PATH: [&str; 2] = ["./forebay.toml", "/etc/forebay/forebay.toml"];
@@ -47,6 +49,8 @@ pub struct Config {
     pub spool: SpoolConfig,
     /// When a batch is cut.
     pub batch: Batch,
+    /// Bytes of slices, over all datasets, that are kept although every upstream has them. Default 256 MiB.
+    pub keep_delivered_bytes: u64,
     /// Where datasets are delivered to. Default: nowhere further, the local repository is the end.
     pub upstreams: Vec<Upstream>,
     /// Logging.
@@ -83,22 +87,6 @@ pub struct Batch {
     pub age: Duration,
 }
 
-/// One `[[upstream]]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
-    /// As written; it names the upstream in the spool and in reports.
-    pub url: String,
-    /// What it is.
-    pub kind: UpstreamKind,
-}
-
-/// Upstreams by URL scheme.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UpstreamKind {
-    /// `file:///path`: a directory in which each dataset's repository is mirrored.
-    Directory(PathBuf),
-}
-
 /// `[log]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -132,6 +120,7 @@ impl Default for Config {
             datasets: dataset::default_datasets(),
             spool: SpoolConfig { sessions_max, ..SpoolConfig::default() },
             batch: Batch::default(),
+            keep_delivered_bytes: 256 << 20,
             upstreams: Vec::new(),
             log: Log::default(),
         }

@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
-use std::path::{Component, PathBuf};
+use std::path::PathBuf;
 
 use forebay_broker::config::{Limits, ListenerConfig};
 use forebay_storage::spool::{OnFull, SpoolConfig};
 
 use super::document::{ConfigError, Node, Section, nearest};
 use super::units::show_size;
-use super::{Batch, Config, Log, LogFormat, OnRefused, Upstream, UpstreamKind};
+use super::{Batch, Config, Log, LogFormat, OnRefused};
 
 type Result<T> = std::result::Result<T, ConfigError>;
 
@@ -37,8 +37,9 @@ pub(super) fn config(tree: Node) -> Result<Config> {
     // The broker counts the sessions of clients that are away, the spool all of them.
     spool.sessions_max = (limits.sessions_max as u64).saturating_add(limits.connections_max as u64);
     let batch = section(&mut root, "batch", batch)?.unwrap_or_default();
+    let keep_delivered_bytes = section(&mut root, "retention", retention)?.unwrap_or(default.keep_delivered_bytes);
     let upstreams = match root.take("upstream") {
-        Some(node) => upstreams(node)?,
+        Some(node) => super::upstream::upstreams(node, &datasets)?,
         None => Vec::new(),
     };
     let log = section(&mut root, "log", log)?.unwrap_or_default();
@@ -53,6 +54,7 @@ pub(super) fn config(tree: Node) -> Result<Config> {
         datasets,
         spool,
         batch,
+        keep_delivered_bytes,
         upstreams,
         log,
     })
@@ -213,43 +215,9 @@ fn batch(section: &mut Section) -> Result<Batch> {
     })
 }
 
-fn upstreams(node: Node) -> Result<Vec<Upstream>> {
-    let mut upstreams: Vec<Upstream> = Vec::new();
-    for mut section in node.sections()? {
-        let Some(node) = section.take("url") else {
-            return Err(section.error("needs `url`, such as url = \"file:///mnt/usb/forebay\""));
-        };
-        let url = node.text()?.to_owned();
-        let kind = node.parsed(upstream_kind)?;
-        if upstreams.iter().any(|known| known.kind == kind) {
-            return Err(node.error("is already the URL of another upstream"));
-        }
-        section.finish()?;
-        upstreams.push(Upstream { url, kind });
-    }
-    Ok(upstreams)
-}
-
-fn upstream_kind(url: &str) -> std::result::Result<UpstreamKind, String> {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return Err(format!("{url:?} is not a URL such as \"file:///mnt/usb/forebay\""));
-    };
-    match scheme {
-        "file" => directory(rest).map(UpstreamKind::Directory),
-        "s3" | "s3+http" | "s3+https" | "odf+https" | "odf+http" | "https" | "http" => {
-            Err(format!("an upstream by `{scheme}://` is not in this version; there is `file://`"))
-        }
-        _ => Err(format!("`{scheme}://` is not a scheme of an upstream; there is `file://`")),
-    }
-}
-
-fn directory(path: &str) -> std::result::Result<PathBuf, String> {
-    let path = PathBuf::from(path);
-    let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    if !path.is_absolute() || !plain || path.parent().is_none() {
-        return Err("a directory is written in full, with three slashes: \"file:///mnt/usb/forebay\"".to_owned());
-    }
-    Ok(path)
+/// Bytes of delivered slices that are kept.
+fn retention(section: &mut Section) -> Result<u64> {
+    section.read("keep_bytes", Config::default().keep_delivered_bytes, Node::size)
 }
 
 fn log(section: &mut Section) -> Result<Log> {

@@ -161,7 +161,7 @@ impl Delivery {
 
     /// Delivers what is sealed. A dataset that cannot be delivered does not stop the others.
     fn pass(&self) -> Result<()> {
-        let UpstreamKind::Directory(root) = &self.upstream.kind;
+        let UpstreamKind::Directory(root) = &self.upstream.kind else { anyhow::bail!("later") };
         let positions = self.positions()?;
         let expected = positions.iter().any(|(_, _, delivered, _)| delivered.0 > 0);
         if positions.iter().any(|(_, _, delivered, sealed)| delivered < sealed) {

@@ -9,4 +9,8 @@
 pub mod backlog;
 pub mod backoff;
 pub mod deliver;
+pub mod http;
+pub mod node;
+pub mod outcome;
 pub mod repository;
+pub mod schedule;

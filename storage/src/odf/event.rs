@@ -10,6 +10,7 @@ use super::flatbuffer::{Builder, FlatbufferError, Slot, Table, required};
 use super::multihash::{DatasetDid, Multihash};
 use super::push_source::AddPushSource;
 use super::schema::{DataSchema, build_extra, read_extra};
+use crate::position::Seq;
 
 /// One change of a dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -343,7 +344,24 @@ impl Checkpoint {
     }
 }
 
+/// Names the source state of a gateway: its value is the last `seq` that the chain accounts for.
+const SEQ_KIND: &str = "forebay/seq";
+/// The source, of which a gateway's dataset has one.
+const SEQ_SOURCE: &str = "default";
+
 impl SourceState {
+    /// Says that the chain accounts for everything up to and with `last`.
+    #[must_use]
+    pub fn of_seq(last: Seq) -> Self {
+        Self { source_name: SEQ_SOURCE.to_owned(), kind: SEQ_KIND.to_owned(), value: last.to_string() }
+    }
+
+    /// The last `seq` that the chain accounts for, if that is what the state says.
+    #[must_use]
+    pub fn seq(&self) -> Option<Seq> {
+        if self.kind == SEQ_KIND { self.value.parse().ok().map(Seq) } else { None }
+    }
+
     fn build(&self, builder: &mut Builder) -> Slot {
         let slots = [builder.string(&self.source_name), builder.string(&self.kind), builder.string(&self.value)];
         Slot::Part(builder.table(&slots))

@@ -12,12 +12,13 @@
 //!
 //! Reading order: [`multihash`] names things, [`flatbuffer`] lays out bytes, [`schema`], [`push_source`] and [`event`]
 //! are what a block can say, [`block`] is the block and its file, [`chain`] (pure) the rules by which one block follows
-//! another, [`repository`] the directory, [`mod@verify`] the sceptic who believes none of it.
+//! another, [`repository`] the directory, [`ChainFiles`] the same for those who only read, [`mod@verify`] the sceptic who believes none of it.
 
 pub mod arrow_schema;
 pub mod block;
 pub mod chain;
 pub mod event;
+mod files;
 pub mod flatbuffer;
 mod key;
 pub mod multihash;
@@ -31,6 +32,7 @@ mod walk;
 pub use block::{BlockError, MetadataBlock};
 pub use chain::{ChainState, RuleViolation};
 pub use event::{AddData, Checkpoint, DataSlice, DatasetKind, Event, SetDataSchema, SourceState};
+pub use files::{ChainFiles, SealedSlice};
 pub use multihash::{DatasetDid, Multihash};
 pub use repository::Repository;
 pub use schema::{DataField, DataSchema, DataType, TimeUnit};

@@ -26,14 +26,10 @@ use crate::position::{DatasetId, Offset, Seq};
 use crate::slice::{self, Slice, SliceWriter};
 use crate::spool::{SealCommit, Spool};
 
-/// Names the source state of ours: its value is the last `seq` that the chain accounts for.
-const SOURCE_STATE_KIND: &str = "forebay/seq";
 /// Begins the name of a counter of undeclared fields; the field's name follows.
 const UNKNOWN_FIELD: &str = "unknown_field:";
 /// Counts the undeclared fields beyond those that are told apart.
 const UNKNOWN_FIELDS_OTHERS: &str = "unknown_fields_others";
-/// The source, of which a dataset has one.
-const SOURCE_NAME: &str = "default";
 
 /// What was sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -255,7 +251,7 @@ impl DatasetSealer {
         let start = state.next_offset.0;
         // Never ahead of the system's own time: one device with a broken clock must not end everybody's windows.
         let event_time_max = slice.event_time_max.and_then(DateTime::from_timestamp_millis).min(Some(system_time));
-        let last_seq = plan.end.0.saturating_sub(1);
+        let last_seq = Seq(plan.end.0.saturating_sub(1));
         let event = AddData {
             prev_offset: state.prev_offset(),
             new_data: Some(DataSlice {
@@ -266,11 +262,7 @@ impl DatasetSealer {
                 size: slice.size,
             }),
             new_watermark: state.watermark.max(event_time_max),
-            new_source_state: Some(SourceState {
-                source_name: SOURCE_NAME.to_owned(),
-                kind: SOURCE_STATE_KIND.to_owned(),
-                value: last_seq.to_string(),
-            }),
+            new_source_state: Some(SourceState::of_seq(last_seq)),
             ..AddData::default()
         };
         self.repository.append(&[Event::AddData(Box::new(event))], system_time)?;
@@ -376,9 +368,7 @@ fn declare(repository: &mut Repository, spec: &DatasetSpec, now: DateTime<Utc>) 
 
 /// The first `seq` that the chain does not account for.
 fn chain_sealed(repository: &Repository) -> Option<Seq> {
-    let state = repository.state().source_state.as_ref()?;
-    let last: u64 = if state.kind == SOURCE_STATE_KIND { state.value.parse().ok()? } else { return None };
-    Some(Seq(last).next())
+    Some(repository.state().source_state.as_ref()?.seq()?.next())
 }
 
 /// Datasets keep milliseconds.

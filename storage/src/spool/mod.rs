@@ -28,7 +28,7 @@
 //!   meta            format · seq floor · bytes of dead letters
 //!   datasets        name → id                             given once, never reused
 //!   sealed          dataset → seq                         exclusive: the first one not yet sealed
-//!   delivered       (upstream, dataset) → seq             exclusive
+//!   delivered       (upstream, dataset) → seq             exclusive; upstream "" is retention: slices below may be gone
 //!   packet_ids      (client id, packet id) → seq          QoS 2 between PUBLISH and PUBREL
 //!   sessions        client id → expiry
 //!   retained        topic → last value

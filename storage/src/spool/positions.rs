@@ -19,6 +19,9 @@ use super::room::remove_chunk;
 use super::store::{Abort, SpoolError};
 use super::tables::{CHUNKS, DATASETS, DELIVERED, SEAL_COUNTERS, SEALED};
 
+/// Stands in the table of delivered positions for retention, in the place of an upstream's URL.
+const RELEASED: &str = "";
+
 /// What sealing a batch changes in the spool, in one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealCommit {
@@ -109,6 +112,22 @@ impl Spool {
             Ok(((), delivered > from))
         };
         self.write_if(advance, |_, ()| ())
+    }
+
+    /// First position of `dataset` whose slice is kept, as far as [`set_released`](Self::set_released) was told.
+    ///
+    /// # Errors
+    /// [`SpoolError::Unreadable`] when redb itself is damaged.
+    pub fn released(&self, dataset: DatasetId) -> Result<Seq, SpoolError> {
+        self.delivered(RELEASED, dataset)
+    }
+
+    /// Records, before the first file goes, that the slices of `dataset` below `released` may be missing from now on.
+    ///
+    /// # Errors
+    /// As of [`set_delivered`](Self::set_delivered).
+    pub fn set_released(&self, dataset: DatasetId, released: Seq) -> Result<(), SpoolError> {
+        self.set_delivered(RELEASED, dataset, released)
     }
 
     /// Makes the next seq at least `floor`: the datasets know of higher ones than a spool that had to be started anew.

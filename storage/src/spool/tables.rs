@@ -10,7 +10,7 @@ pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("me
 pub(super) const DATASETS: TableDefinition<'_, &str, u32> = TableDefinition::new("datasets");
 /// Dataset → first seq not sealed.
 pub(super) const SEALED: TableDefinition<'_, u32, u64> = TableDefinition::new("sealed");
-/// `(upstream, dataset)` → first seq not delivered.
+/// `(upstream, dataset)` → first seq not delivered; with an empty upstream: first seq whose slice is kept.
 pub(super) const DELIVERED: TableDefinition<'_, (&str, u32), u64> = TableDefinition::new("delivered");
 /// `(client id, packet id)` of QoS 2 between PUBLISH and PUBREL → seq.
 pub(super) const PACKET_IDS: TableDefinition<'_, (&str, u16), u64> = TableDefinition::new("packet_ids");
