@@ -15,6 +15,7 @@ use reqwest::{Certificate, ClientBuilder, Method, RequestBuilder, Response, Stat
 use tokio::io::AsyncReadExt as _;
 
 use super::outcome::{self, Failure, FailureKind};
+use super::patience::Patience;
 use super::schedule::Pacer;
 use crate::clock;
 use crate::config::{Secret, Upstream};
@@ -36,6 +37,7 @@ pub struct Http {
     secret: Option<Secret>,
     token: Mutex<Option<String>>,
     pacer: Mutex<Pacer>,
+    patience: Patience,
     timeout: Duration,
 }
 
@@ -67,7 +69,6 @@ impl Http {
             .http1_only()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_MAX.min(upstream.timeout))
-            .read_timeout(upstream.timeout)
             .tcp_keepalive(KEEP_ALIVE)
             .tcp_keepalive_interval(KEEP_ALIVE)
             .tcp_keepalive_retries(KEEP_ALIVE_TESTS)
@@ -88,6 +89,7 @@ impl Http {
             secret: upstream.token.clone(),
             token: Mutex::default(),
             pacer: Mutex::new(Pacer::new(upstream.rate_limit)),
+            patience: Patience::new(upstream.timeout),
             timeout: upstream.timeout,
         })
     }
@@ -142,7 +144,13 @@ impl Http {
     /// # Errors
     /// There is no answer.
     pub async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        request.send().await.map_err(|error| of_error(&error, self.timeout))
+        let failed = |error| of_error(&error, self.timeout);
+        let request = request.build().map_err(failed)?;
+        let host = request.url().host_str().unwrap_or("the upstream").to_owned();
+        match self.patience.limit(self.client.execute(request)).await {
+            Some(answered) => answered.map_err(failed),
+            None => Err(self.silent(&host)),
+        }
     }
 
     /// Sends it and waits for the whole answer.
@@ -150,12 +158,20 @@ impl Http {
     /// # Errors
     /// There is no whole answer.
     pub async fn answer(&self, request: RequestBuilder) -> Result<Answer, Failure> {
-        let mut response = self.send(request).await?;
+        let response = self.send(request).await?;
+        self.whole(response).await
+    }
+
+    /// Waits for the rest of an answer.
+    ///
+    /// # Errors
+    /// There is no rest.
+    pub async fn whole(&self, mut response: Response) -> Result<Answer, Failure> {
         let status = response.status();
         let retry_after = response.headers().get(header::RETRY_AFTER);
         let retry_after = retry_after.and_then(|value| value.to_str().ok()).map(str::to_owned);
         let mut body = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(|error| of_error(&error, self.timeout))? {
+        while let Some(piece) = self.piece(&mut response).await? {
             body.extend_from_slice(&piece);
             if body.len() > ANSWER_BYTES_MAX {
                 body.truncate(ANSWER_BYTES_MAX);
@@ -163,6 +179,17 @@ impl Http {
             }
         }
         Ok(Answer { status, retry_after, body: String::from_utf8_lossy(&body).into_owned() })
+    }
+
+    async fn piece(&self, response: &mut Response) -> Result<Option<Bytes>, Failure> {
+        match self.patience.limit(response.chunk()).await {
+            Some(read) => read.map_err(|error| of_error(&error, self.timeout)),
+            None => Err(self.silent(response.url().host_str().unwrap_or("the upstream"))),
+        }
+    }
+
+    fn silent(&self, host: &str) -> Failure {
+        Failure::unreachable(format!("{host} was silent for {} s", self.timeout.as_secs_f32()))
     }
 
     /// Waits until so many bytes may be sent.
@@ -229,7 +256,9 @@ pub fn paced_body(http: &Arc<Http>, file: tokio::fs::File) -> reqwest::Body {
             return Ok::<_, std::io::Error>(None);
         }
         piece.truncate(read);
+        http.patience.hold();
         http.pace(read).await;
+        http.patience.touch();
         Ok(Some((Bytes::from(piece), (http, file))))
     });
     reqwest::Body::wrap_stream(pieces)

@@ -12,5 +12,7 @@ pub mod deliver;
 pub mod http;
 pub mod node;
 pub mod outcome;
+mod patience;
 pub mod repository;
 pub mod schedule;
+pub mod smart;
