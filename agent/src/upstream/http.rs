@@ -6,8 +6,9 @@
 
 use std::error::Error as _;
 use std::fs;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::header::{self, HeaderValue};
@@ -36,6 +37,8 @@ pub struct Http {
     secret: Option<Secret>,
     token: Mutex<Option<String>>,
     pacer: Mutex<Pacer>,
+    /// When something last went out or will, as far as is known.
+    active: Mutex<Instant>,
     timeout: Duration,
 }
 
@@ -67,7 +70,6 @@ impl Http {
             .http1_only()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_MAX.min(upstream.timeout))
-            .read_timeout(upstream.timeout)
             .tcp_keepalive(KEEP_ALIVE)
             .tcp_keepalive_interval(KEEP_ALIVE)
             .tcp_keepalive_retries(KEEP_ALIVE_TESTS)
@@ -88,6 +90,7 @@ impl Http {
             secret: upstream.token.clone(),
             token: Mutex::default(),
             pacer: Mutex::new(Pacer::new(upstream.rate_limit)),
+            active: Mutex::new(clock::now()),
             timeout: upstream.timeout,
         })
     }
@@ -137,12 +140,24 @@ impl Http {
         self.secret.as_ref().map(ToString::to_string)
     }
 
-    /// Sends it and waits for the head of the answer.
+    /// Sends it and waits for the head of the answer. A body may take as long as the link needs, while it is moving.
     ///
     /// # Errors
     /// There is no answer.
     pub async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        request.send().await.map_err(|error| of_error(&error, self.timeout))
+        self.note_active(clock::now());
+        let mut answer = pin!(request.send());
+        loop {
+            let silent_for = clock::now().saturating_duration_since(self.active());
+            let Some(patience) = self.timeout.checked_sub(silent_for).filter(|left| !left.is_zero()) else {
+                return Err(self.silent());
+            };
+            // The time that a piece of the body has to wait for its turn is not the other side's silence.
+            let ahead = self.active().saturating_duration_since(clock::now());
+            if let Ok(answer) = tokio::time::timeout(ahead + patience, &mut answer).await {
+                return answer.map_err(|error| of_error(&error, self.timeout));
+            }
+        }
     }
 
     /// Sends it and waits for the whole answer.
@@ -155,7 +170,7 @@ impl Http {
         let retry_after = response.headers().get(header::RETRY_AFTER);
         let retry_after = retry_after.and_then(|value| value.to_str().ok()).map(str::to_owned);
         let mut body = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(|error| of_error(&error, self.timeout))? {
+        while let Some(piece) = self.chunk(&mut response).await? {
             body.extend_from_slice(&piece);
             if body.len() > ANSWER_BYTES_MAX {
                 body.truncate(ANSWER_BYTES_MAX);
@@ -165,12 +180,37 @@ impl Http {
         Ok(Answer { status, retry_after, body: String::from_utf8_lossy(&body).into_owned() })
     }
 
+    /// Waits for more of an answer's body. None: that was all.
+    ///
+    /// # Errors
+    /// The connection broke, or the other side is silent.
+    pub async fn chunk(&self, response: &mut Response) -> Result<Option<Bytes>, Failure> {
+        match tokio::time::timeout(self.timeout, response.chunk()).await {
+            Ok(piece) => piece.map_err(|error| of_error(&error, self.timeout)),
+            Err(_) => Err(self.silent()),
+        }
+    }
+
     /// Waits until so many bytes may be sent.
     pub async fn pace(&self, bytes: usize) {
-        let wait = self.pacer.lock().unwrap_or_else(PoisonError::into_inner).take(bytes as u64, clock::now());
+        let now = clock::now();
+        let wait = self.pacer.lock().unwrap_or_else(PoisonError::into_inner).take(bytes as u64, now);
+        self.note_active(now + wait);
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
+    }
+
+    fn active(&self) -> Instant {
+        *self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_active(&self, at: Instant) {
+        *self.active.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    fn silent(&self) -> Failure {
+        Failure::unreachable(format!("the upstream was silent for {} s", self.timeout.as_secs_f32()))
     }
 
     /// How long the other side may be silent.
