@@ -2,7 +2,7 @@
 
 mod support;
 
-use forebay_storage::dead_letter::NO_DATASET;
+use forebay_storage::dead_letter::{DeadLetter, NO_DATASET};
 use forebay_storage::durable_fs::DurableFs;
 use forebay_storage::position::Seq;
 use forebay_storage::spool::{GapReason, Outcome, Request, Spool, SpoolConfig};
@@ -61,4 +61,35 @@ fn dead_letters_that_are_pushed_out_leave_a_gap_that_survives_a_restart() {
     assert_eq!(gaps.len(), 1, "{gaps:?}");
     assert_eq!((gaps[0].first, gaps[0].end, gaps[0].reason), (Seq(0), Seq(6), GapReason::Dropped));
     assert_eq!((gaps[0].messages, gaps[0].bytes), (6, 6 * 7000));
+}
+
+/// A row that an upstream refuses is sealed already: its dead letter comes by itself, and perhaps again after a crash.
+#[test]
+fn dead_letters_of_sealed_rows_are_kept_once_and_within_the_same_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = SpoolConfig { dead_letter_bytes_max: 30_000, ..small() };
+    let (spool, _) = Spool::open(dir.path(), config.clone(), DurableFs::new()).unwrap();
+    let noise = noise();
+    let letter = |n: u64, reason: &str| DeadLetter {
+        seq: Seq(n),
+        message: message(A, n, &noise(n)),
+        reason: reason.to_owned(),
+        at_us: 7,
+    };
+    let first: Vec<_> = (0..3).map(|n| letter(n, "refused")).collect();
+
+    assert_eq!(spool.add_dead_letters(&first).unwrap(), 3);
+    assert_eq!(spool.add_dead_letters(&[letter(2, "again"), letter(3, "refused")]).unwrap(), 1);
+    assert_eq!(spool.add_dead_letters(&first).unwrap(), 0);
+    assert_eq!((spool.counters().dead_letters, spool.counters().dead_letters_dropped), (4, 0));
+
+    let more: Vec<_> = (4..6).map(|n| letter(n, "refused")).collect();
+    assert_eq!(spool.add_dead_letters(&more).unwrap(), 2);
+    assert_eq!((spool.counters().dead_letters, spool.counters().dead_letters_dropped), (6, 2));
+    drop(spool);
+    let (spool, _) = Spool::open(dir.path(), config, DurableFs::new()).unwrap();
+    let kept: Vec<_> = (2..6).map(|n| letter(n, "refused")).collect();
+    assert_eq!(spool.dead_letters(A, Seq(0), 100).unwrap(), kept);
+    let gaps = spool.gaps().unwrap();
+    assert_eq!((gaps.len(), gaps[0].first, gaps[0].end, gaps[0].reason), (1, Seq(0), Seq(2), GapReason::Dropped));
 }

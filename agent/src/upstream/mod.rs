@@ -10,6 +10,7 @@ pub mod backlog;
 pub mod backoff;
 pub mod deliver;
 pub mod http;
+pub mod ingest;
 pub mod node;
 pub mod outcome;
 mod patience;

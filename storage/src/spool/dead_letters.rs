@@ -6,7 +6,7 @@ use crate::dead_letter::{DeadLetter, NO_DATASET};
 use crate::position::{DatasetId, Seq};
 
 use super::counters::Counters;
-use super::gaps::{Gap, GapReason};
+use super::gaps::{self, Gap, GapReason};
 use super::store::{Abort, SpoolError};
 use super::tables::{DEAD_LETTERS, META, META_DEAD_LETTER_BYTES};
 use super::{Spool, State};
@@ -45,6 +45,48 @@ impl Spool {
             }
             Ok(counts)
         })
+    }
+
+    /// Keeps dead letters of rows that are already sealed, durably, such as those that an upstream refuses. One that is kept
+    /// already stays as it is, so that whoever is interrupted may come with the same ones again. Returns how many are new.
+    ///
+    /// # Errors
+    /// As of every write: [`SpoolError::DiskFull`], [`SpoolError::Fatal`].
+    pub fn add_dead_letters(&self, letters: &[DeadLetter]) -> Result<usize, SpoolError> {
+        let add = |txn: &WriteTransaction| {
+            let table = DeadLetterTable::open(txn)?;
+            let mut fresh = Vec::new();
+            for letter in letters {
+                if !table.contains(key(letter))? {
+                    fresh.push(letter);
+                }
+            }
+            drop(table);
+            let mut counters = Counters::default();
+            self.keep_dead_letters(txn, fresh.iter().copied(), &mut counters)?;
+            Ok(((fresh.len(), counters), !fresh.is_empty()))
+        };
+        Ok(self.write_if(add, |state, (_, counters)| state.count(counters))?.0)
+    }
+
+    /// Keeps dead letters in place of those with the same key, counts them, and records the gaps that the oldest leave
+    /// when they have to go.
+    pub(super) fn keep_dead_letters<'a>(
+        &self,
+        txn: &WriteTransaction,
+        letters: impl IntoIterator<Item = &'a DeadLetter>,
+        counters: &mut Counters,
+    ) -> Result<(), Abort> {
+        let config = &self.inner.config;
+        let mut table = DeadLetterTable::open(txn)?;
+        let mut dropped = Vec::new();
+        for letter in letters {
+            dropped.extend(table.insert(letter, config.dead_letter_bytes_max)?);
+            counters.dead_letters += 1;
+        }
+        table.close()?;
+        counters.dead_letters_dropped += dropped.len() as u64;
+        gaps::record(txn, &dropped, config.gaps_max)
     }
 
     /// Removes dead letters, durably. Those that are not there are as good as removed. Returns how many were there.
@@ -97,7 +139,7 @@ impl<'txn> DeadLetterTable<'txn> {
 
     /// Keeps a dead letter, and drops the oldest beyond `bytes_max`. Returns the gaps that they leave.
     pub(super) fn insert(&mut self, letter: &DeadLetter, bytes_max: u64) -> Result<Vec<Gap>, Abort> {
-        let key = (letter.message.dataset.0, letter.seq.0);
+        let key = key(letter);
         let value = letter.encode();
         self.remove(key)?;
         self.bytes += value.len() as u64;
@@ -109,6 +151,11 @@ impl<'txn> DeadLetterTable<'txn> {
             dropped.push(self.drop_letter(oldest)?);
         }
         Ok(dropped)
+    }
+
+    /// Whether one is kept under this key.
+    fn contains(&self, key: (u32, u64)) -> Result<bool, Abort> {
+        Ok(self.letters.get(key)?.is_some())
     }
 
     /// Drops a dead letter for good: it was the only place where its message still was.
@@ -159,4 +206,8 @@ impl<'txn> DeadLetterTable<'txn> {
         }
         Ok(oldest)
     }
+}
+
+fn key(letter: &DeadLetter) -> (u32, u64) {
+    (letter.message.dataset.0, letter.seq.0)
 }

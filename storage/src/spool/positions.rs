@@ -10,8 +10,6 @@ use crate::position::{DatasetId, Seq};
 use super::Spool;
 use super::commit::raise_floor;
 use super::counters::Counters;
-use super::dead_letters::DeadLetterTable;
-use super::gaps;
 use super::ledger;
 use super::reader::{first_at_or_before, first_from, load_header};
 use super::retention;
@@ -158,15 +156,7 @@ impl Spool {
             let sealed = move_sealed(txn, seal, self.log_end())?;
             let from = sealed.before;
             if !seal.dead_letters.is_empty() {
-                let mut table = DeadLetterTable::open(txn)?;
-                let mut dropped = Vec::new();
-                for letter in &seal.dead_letters {
-                    dropped.extend(table.insert(letter, config.dead_letter_bytes_max)?);
-                    counters.dead_letters += 1;
-                }
-                table.close()?;
-                counters.dead_letters_dropped += dropped.len() as u64;
-                gaps::record(txn, &dropped, config.gaps_max)?;
+                self.keep_dead_letters(txn, &seal.dead_letters, &mut counters)?;
             }
             if !seal.ledger_keys.is_empty() {
                 counters.ledger_keys_dropped +=
