@@ -12,5 +12,6 @@ pub mod deliver;
 pub mod http;
 pub mod node;
 pub mod outcome;
+pub mod provision;
 pub mod repository;
 pub mod schedule;

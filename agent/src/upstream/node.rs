@@ -59,6 +59,23 @@ pub async fn info(http: &Http, node: &NodeUrl) -> Result<Info, Failure> {
     }
 }
 
+/// Whether the URL names an account exactly if the node has accounts.
+///
+/// # Errors
+/// One line that says how the URL is to be changed.
+pub fn check_account(node: &NodeUrl, info: Info) -> Result<(), Failure> {
+    let base = &node.base;
+    match (&node.account, info.is_multi_tenant) {
+        (None, true) => {
+            Err(Failure::unreachable(format!("the node at {base} has accounts: write one at the end of `url`")))
+        }
+        (Some(account), false) => Err(Failure::unreachable(format!(
+            "the node at {base} has no accounts: leave `/{account}` away at the end of `url`"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// What a refusal means, after asking the node for the reason that its answer did not hold. Other failures are passed on.
 pub async fn explain(http: &Http, node: &NodeUrl, dataset: &str, failure: Failure) -> Failure {
     match failure.kind {
@@ -70,20 +87,10 @@ pub async fn explain(http: &Http, node: &NodeUrl, dataset: &str, failure: Failur
         Ok(info) => info,
         Err(unreachable) => return unreachable,
     };
-    let url = node.dataset(dataset);
-    match (&node.account, info.is_multi_tenant) {
-        (None, true) => {
-            let base = &node.base;
-            return Failure::unreachable(format!("the node at {base} has accounts: write one at the end of `url`"));
-        }
-        (Some(account), false) => {
-            return Failure::unreachable(format!(
-                "the node at {} has no accounts: leave `/{account}` away at the end of `url`",
-                node.base
-            ));
-        }
-        _ => {}
+    if let Err(mismatch) = check_account(node, info) {
+        return mismatch;
     }
+    let url = node.dataset(dataset);
     let Some(token) = http.token_name() else {
         let words = format!("{}: the upstream has no token: name one in `token_file`", failure.words);
         return Failure { words, ..failure };

@@ -4,6 +4,7 @@
 
 mod backlog;
 mod commands;
+mod provision;
 mod running;
 mod support;
 mod upstream;
