@@ -79,7 +79,7 @@ pub fn check_account(node: &NodeUrl, info: Info) -> Result<(), Failure> {
 /// What a refusal means, after asking the node for the reason that its answer did not hold. Other failures are passed on.
 pub async fn explain(http: &Http, node: &NodeUrl, dataset: &str, failure: Failure) -> Failure {
     match failure.kind {
-        FailureKind::Unauthorised => return unauthorised(http, failure),
+        FailureKind::Unauthorised => return unauthorised(http, &failure),
         FailureKind::Refused => {}
         _ => return failure,
     }
@@ -97,7 +97,7 @@ pub async fn explain(http: &Http, node: &NodeUrl, dataset: &str, failure: Failur
     };
     let me = match get(http, node.join("accounts/me")).await {
         Ok(answer) if answer.status == StatusCode::UNAUTHORIZED => {
-            return unauthorised(http, answer.failure("GET accounts/me"));
+            return unauthorised(http, &answer.failure("GET accounts/me"));
         }
         Ok(answer) => serde_json::from_str::<Me>(&answer.body).ok().map(|me| me.account_name),
         Err(unreachable) => return unreachable,
@@ -121,10 +121,10 @@ pub async fn explain(http: &Http, node: &NodeUrl, dataset: &str, failure: Failur
     Failure { words, ..failure }
 }
 
-fn unauthorised(http: &Http, failure: Failure) -> Failure {
+fn unauthorised(http: &Http, failure: &Failure) -> Failure {
     let advice = match http.token_name() {
         Some(token) => format!("put a valid token into {token}; it is read again before each try"),
         None => "name a token in `token_file`".to_owned(),
     };
-    Failure { words: format!("{}; {advice}", failure.words), ..failure }
+    Failure::new(failure.kind, format!("{}; {advice}", failure.words))
 }
