@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`cli`] what people type, [`config`] what they write, [`supervisor`] what starts and stops, [`ingest`]
 //! where broker and storage meet, [`route`] topic to dataset, [`sealing`] and [`upstream`] what becomes of it, [`control`]
-//! with [`status`], [`tail`], [`verify`] and [`dead_letters`] what can be asked, [`store`] the data directory, [`clock`], [`telemetry`].
+//! with [`status`], [`tail`], [`verify`] and [`dead_letters`] what can be asked, [`manifest`] what a node is told of a dataset, [`store`] the data directory, [`clock`], [`telemetry`].
 
 pub mod cli;
 pub mod clock;
@@ -11,6 +11,7 @@ pub mod control;
 pub mod dead_letters;
 mod demo;
 pub mod ingest;
+pub mod manifest;
 pub mod route;
 pub mod sealing;
 pub mod status;

@@ -5,7 +5,9 @@ mod check;
 mod dead_letters;
 mod demo;
 mod init;
+mod manifest;
 pub mod output;
+mod provision;
 mod run;
 mod status;
 mod tail;
@@ -61,6 +63,10 @@ enum Command {
     Tail(tail::Args),
     /// List, replay or drop what could not become a row
     DeadLetters(dead_letters::Args),
+    /// Print a dataset's ODF manifest, as `kamu add` takes it
+    Manifest(manifest::Args),
+    /// Create datasets on the nodes that rows are posted to
+    Provision(provision::Args),
     /// Print the version
     Version,
 }
@@ -98,6 +104,8 @@ impl Cli {
             Command::Verify(args) => verify::run(args, &self.loaded()?.config),
             Command::Tail(args) => tail::run(args, &self.loaded()?.config),
             Command::DeadLetters(args) => dead_letters::run(args, &self.loaded()?.config),
+            Command::Manifest(args) => manifest::run(args, &self.loaded()?.config),
+            Command::Provision(args) => provision::run(args, &self.loaded()?.config),
             Command::Version => {
                 output::print(concat!("forebay ", env!("CARGO_PKG_VERSION"), "\n"))?;
                 Ok(ExitCode::SUCCESS)

@@ -14,6 +14,7 @@ pub mod ingest;
 pub mod node;
 pub mod outcome;
 mod patience;
+pub mod provision;
 pub mod repository;
 pub mod schedule;
 pub mod smart;

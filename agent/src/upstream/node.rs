@@ -59,10 +59,27 @@ pub async fn info(http: &Http, node: &NodeUrl) -> Result<Info, Failure> {
     }
 }
 
+/// Whether the URL names an account exactly if the node has accounts.
+///
+/// # Errors
+/// One line that says how the URL is to be changed.
+pub fn check_account(node: &NodeUrl, info: Info) -> Result<(), Failure> {
+    let base = &node.base;
+    match (&node.account, info.is_multi_tenant) {
+        (None, true) => {
+            Err(Failure::unreachable(format!("the node at {base} has accounts: write one at the end of `url`")))
+        }
+        (Some(account), false) => Err(Failure::unreachable(format!(
+            "the node at {base} has no accounts: leave `/{account}` away at the end of `url`"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// What a refusal means, after asking the node for the reason that its answer did not hold. Other failures are passed on.
 pub async fn explain(http: &Http, node: &NodeUrl, dataset: &str, failure: Failure) -> Failure {
     match failure.kind {
-        FailureKind::Unauthorised => return unauthorised(http, failure),
+        FailureKind::Unauthorised => return unauthorised(http, &failure),
         FailureKind::Refused => {}
         _ => return failure,
     }
@@ -70,27 +87,17 @@ pub async fn explain(http: &Http, node: &NodeUrl, dataset: &str, failure: Failur
         Ok(info) => info,
         Err(unreachable) => return unreachable,
     };
-    let url = node.dataset(dataset);
-    match (&node.account, info.is_multi_tenant) {
-        (None, true) => {
-            let base = &node.base;
-            return Failure::unreachable(format!("the node at {base} has accounts: write one at the end of `url`"));
-        }
-        (Some(account), false) => {
-            return Failure::unreachable(format!(
-                "the node at {} has no accounts: leave `/{account}` away at the end of `url`",
-                node.base
-            ));
-        }
-        _ => {}
+    if let Err(mismatch) = check_account(node, info) {
+        return mismatch;
     }
+    let url = node.dataset(dataset);
     let Some(token) = http.token_name() else {
         let words = format!("{}: the upstream has no token: name one in `token_file`", failure.words);
         return Failure { words, ..failure };
     };
     let me = match get(http, node.join("accounts/me")).await {
         Ok(answer) if answer.status == StatusCode::UNAUTHORIZED => {
-            return unauthorised(http, answer.failure("GET accounts/me"));
+            return unauthorised(http, &answer.failure("GET accounts/me"));
         }
         Ok(answer) => serde_json::from_str::<Me>(&answer.body).ok().map(|me| me.account_name),
         Err(unreachable) => return unreachable,
@@ -114,10 +121,10 @@ pub async fn explain(http: &Http, node: &NodeUrl, dataset: &str, failure: Failur
     Failure { words, ..failure }
 }
 
-fn unauthorised(http: &Http, failure: Failure) -> Failure {
+fn unauthorised(http: &Http, failure: &Failure) -> Failure {
     let advice = match http.token_name() {
         Some(token) => format!("put a valid token into {token}; it is read again before each try"),
         None => "name a token in `token_file`".to_owned(),
     };
-    Failure { words: format!("{}; {advice}", failure.words), ..failure }
+    Failure::new(failure.kind, format!("{}; {advice}", failure.words))
 }

@@ -81,13 +81,13 @@ impl Drop for Running {
     }
 }
 
-fn forebay(dir: &Path, args: &[&str]) -> Output {
+pub(crate) fn forebay(dir: &Path, args: &[&str]) -> Output {
     command().current_dir(dir).args(args).output().unwrap()
 }
 
 fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
-    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    command.env_remove("RUST_LOG").env("NO_PROXY", "127.0.0.1").stdin(Stdio::null());
     command
 }
 

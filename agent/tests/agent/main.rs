@@ -5,6 +5,7 @@
 mod backlog;
 mod commands;
 mod ingest;
+mod provision;
 mod running;
 mod support;
 mod upstream;
