@@ -7,6 +7,7 @@ mod isolation;
 mod kill9;
 mod restart;
 mod rumqttc_client;
+mod s3_server;
 mod sigterm;
 mod unrouted;
 
@@ -17,6 +18,8 @@ use forebay_tests::dataset::Rows;
 
 /// The agent, built with these tests.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_forebay-under-test");
+/// The S3 server, built with these tests.
+const S3_PROGRAM: &str = env!("CARGO_BIN_EXE_forebay-stub-s3");
 
 /// Everything to the dataset `messages`, sealed soon, so that a story need not wait for it.
 fn sealing_soon(dir: &Path) -> AgentConfig {
