@@ -11,19 +11,20 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-fn get_info(node: &StubNode, roots: RootCertStore) -> std::io::Result<String> {
+/// The answer, or `None` if the handshake failed.
+fn get_info(node: &StubNode, roots: RootCertStore) -> Option<String> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
     let connection = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
-    let mut stream = StreamOwned::new(connection, TcpStream::connect(node.addr())?);
-    stream.write_all(b"GET /info HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+    let mut stream = StreamOwned::new(connection, TcpStream::connect(node.addr()).unwrap());
+    stream.write_all(b"GET /info HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").ok()?;
     let mut answer = Vec::new();
     // The stub closes without a close_notify.
     let _ = stream.read_to_end(&mut answer);
-    Ok(String::from_utf8_lossy(&answer).into_owned())
+    Some(String::from_utf8_lossy(&answer).into_owned())
 }
 
 #[test]
@@ -40,6 +41,6 @@ fn the_certificate_is_of_the_authority_and_nobody_elses() {
     let others = TlsFiles::make(&dir.path().join("others")).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(&others.ca).unwrap()).unwrap();
-    assert!(get_info(&node, roots).is_err());
+    assert!(get_info(&node, roots).is_none());
     assert!(node.log().unwrap()["requests_seen"].as_u64() > Some(0), "control calls come in the clear");
 }

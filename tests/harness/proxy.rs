@@ -1,7 +1,7 @@
 //! A bad link: forwards TCP and, while it runs, can be made slow, deaf or broken.
 //!
-//! Two threads a connection. They look at the controls at least every [`TICK`], so a control works within that time on
-//! connections that are open already. A cut is a reset, in both directions.
+//! Two threads a connection. They look at the controls before they forward anything, so nothing passes after a cut or into a
+//! black hole; an idle connection learns of a cut within [`TICK`]. A cut is a reset, in both directions.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -97,6 +97,7 @@ impl Proxy {
 
     /// Resets all connections that are open.
     pub fn cut(&self) {
+        let _controls = self.link.lock();
         self.link.cut();
     }
 
@@ -211,30 +212,43 @@ impl Link {
                 Err(_) => return self.cut_pair(&to),
             };
             thread::sleep(controls.delay);
-            let allowed = self.allow(length);
+            let Some(allowed) = self.allow(length, epoch) else {
+                return;
+            };
             if !self.write(&mut to, &buffer[..allowed], epoch) {
                 return self.cut_pair(&from);
             }
             counter.fetch_add(allowed as u64, Ordering::Relaxed);
-            if allowed < length || self.lock().bytes_until_cut == Some(0) {
-                self.lock().bytes_until_cut = None;
-                self.cut();
-            }
             if let Some(bytes_per_sec) = controls.bytes_per_sec {
                 thread::sleep(Duration::from_secs_f64(length as f64 / bytes_per_sec.max(1) as f64));
             }
         }
     }
 
-    /// How many of `length` bytes may pass before the cut.
-    fn allow(&self, length: usize) -> usize {
-        let mut controls = self.lock();
-        let Some(left) = controls.bytes_until_cut else {
-            return length;
-        };
-        let allowed = length.min(usize::try_from(left).unwrap_or(usize::MAX));
-        controls.bytes_until_cut = Some(left - allowed as u64);
-        allowed
+    /// How many of `length` bytes may pass, once the black hole is off; `None` after a cut. The bytes that use up the
+    /// budget of [`Proxy::cut_after`] are the last: the cut is made before anyone else may ask.
+    fn allow(&self, length: usize, epoch: u64) -> Option<usize> {
+        loop {
+            let mut controls = self.lock();
+            if self.is_cut(epoch) {
+                return None;
+            }
+            if controls.is_blackhole {
+                drop(controls);
+                thread::sleep(TICK);
+                continue;
+            }
+            let Some(left) = controls.bytes_until_cut else {
+                return Some(length);
+            };
+            let allowed = length.min(usize::try_from(left).unwrap_or(usize::MAX));
+            let left = left - allowed as u64;
+            controls.bytes_until_cut = (left > 0).then_some(left);
+            if left == 0 {
+                self.cut();
+            }
+            return Some(allowed);
+        }
     }
 
     fn write(&self, to: &mut TcpStream, mut bytes: &[u8], epoch: u64) -> bool {
