@@ -27,6 +27,11 @@ pub fn wall_ms() -> i64 {
     micros(wall()) / 1_000
 }
 
+/// Time of day where the gateway is.
+pub fn local_time() -> chrono::NaiveTime {
+    chrono::DateTime::<chrono::Local>::from(wall()).time()
+}
+
 /// Microseconds since 1970, negative before.
 pub fn micros(time: SystemTime) -> i64 {
     let signed = |micros: u128| i64::try_from(micros).unwrap_or(i64::MAX);

@@ -6,6 +6,8 @@
 //! {"command":"verify","dataset":null}                                   one line: VerifyReport
 //! {"command":"tail","filter":"temperature","lines":10,"follow":true}    a line a message
 //! {"command":"dead-letters","dataset":null,"seqs":[]}                     one line: a list of DeadLetterLine
+//! {"command":"sync"}                                                    a line each time: SyncReport, until it is done
+//! {"command":"export","dir":"/mnt/usb/b","upstream":null}                one line: Exported
 //! {"command":"replay-dead-letters","dataset":null,"seqs":[7]}             one line: Done; so does drop-dead-letters
 //! ```
 //!
@@ -13,6 +15,7 @@
 
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,9 +26,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
+use crate::bundle;
 use crate::config::Config;
 use crate::dead_letters::{self, Selection};
 use crate::status::Shared;
+use crate::sync::{SEAL_ALL_MAX, Sync};
 use crate::tail::{Tail, TailRequest};
 use crate::verify;
 
@@ -51,6 +56,15 @@ pub enum ControlRequest {
     },
     /// The newest messages.
     Tail(TailRequest),
+    /// Deliver everything now.
+    Sync,
+    /// Seal what waits and write a bundle.
+    Export {
+        /// An absolute path.
+        dir: PathBuf,
+        /// URL of the upstream that it is for.
+        upstream: Option<String>,
+    },
     /// List dead letters.
     DeadLetters(Selection),
     /// Store dead letters again.
@@ -122,6 +136,17 @@ async fn answer(stream: UnixStream, shared: &Arc<Shared>) -> Result<()> {
                 Err(error) => Err(error),
             }
         }
+        Ok(ControlRequest::Sync) => match make(shared, Sync::start).await {
+            Ok(sync) => return tell(&sync, &mut writing).await,
+            Err(error) => Err(error),
+        },
+        Ok(ControlRequest::Export { dir, upstream }) => {
+            respond(shared, move |shared| {
+                shared.sealing.seal_all(SEAL_ALL_MAX)?;
+                bundle::export(&shared.config, &shared.spool, &dir, upstream.as_deref())
+            })
+            .await
+        }
         Ok(ControlRequest::DeadLetters(which)) => {
             respond(shared, move |shared| dead_letters::list(&shared.spool, &which)).await
         }
@@ -156,6 +181,16 @@ async fn make<T: Send + 'static>(
 ) -> Result<T> {
     let shared = Arc::clone(shared);
     tokio::task::spawn_blocking(move || answer(&shared)).await?
+}
+
+async fn tell(sync: &Sync, writing: &mut (impl AsyncWrite + Unpin)) -> Result<()> {
+    loop {
+        let report = sync.next().await;
+        writing.write_all(format!("{}\n", serde_json::to_string(&report)?).as_bytes()).await?;
+        if report.done {
+            return Ok(());
+        }
+    }
 }
 
 async fn follow(

@@ -2,8 +2,10 @@
 //!
 //! Reading order: [`cli`] what people type, [`config`] what they write, [`supervisor`] what starts and stops, [`ingest`]
 //! where broker and storage meet, [`route`] topic to dataset, [`sealing`] and [`upstream`] what becomes of it, [`control`]
-//! with [`status`], [`tail`], [`verify`] and [`dead_letters`] what can be asked, [`manifest`] what a node is told of a dataset, [`store`] the data directory, [`clock`], [`telemetry`].
+//! with [`status`], [`mod@sync`], [`bundle`], [`tail`], [`verify`] and [`dead_letters`] what can be asked, [`manifest`] what a
+//! node is told of a dataset, [`store`] the data directory, [`clock`], [`telemetry`].
 
+pub mod bundle;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -17,6 +19,7 @@ pub mod sealing;
 pub mod status;
 pub mod store;
 pub mod supervisor;
+pub mod sync;
 pub mod tail;
 pub mod telemetry;
 pub mod upstream;

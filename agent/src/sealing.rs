@@ -16,7 +16,7 @@ use tracing::{error, info};
 
 use crate::clock;
 use crate::upstream::backlog::Backlog;
-use crate::upstream::deliver::Bell;
+use crate::upstream::bell::Bell;
 
 /// The longest sleep: an upstream that becomes reachable is noticed after this.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

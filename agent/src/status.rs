@@ -19,7 +19,8 @@ use crate::config::Config;
 use crate::ingest::Counters;
 use crate::sealing::{Chain, Sealing};
 use crate::store::{Store, datasets_dir};
-use crate::upstream::deliver::{DeliveryReport, Progress};
+use crate::upstream::bell::Bell;
+use crate::upstream::report::{DeliveryReport, Progress};
 
 /// Rates are averages over this time.
 const RATE_OVER: Duration = Duration::from_secs(10);
@@ -49,6 +50,8 @@ pub struct Shared {
     pub sealing: Arc<Sealing>,
     /// The upstreams.
     pub progress: Vec<Arc<Progress>>,
+    /// Wakes the deliveries.
+    pub bell: Arc<Bell>,
     /// Samples over time.
     pub rates: Rates,
     /// When the agent started.

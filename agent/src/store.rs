@@ -5,6 +5,7 @@
 //! <data_dir>/forebay.sock     how commands reach a running agent
 //! <data_dir>/spool/           messages that are not sealed yet
 //! <data_dir>/datasets/NAME/   one ODF repository a dataset
+//! <data_dir>/scratch/         requests being prepared; emptied at every start
 //! ```
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -33,12 +34,20 @@ pub fn datasets_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("datasets")
 }
 
+/// Where requests are prepared; nothing in it outlives a start.
+pub fn scratch_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("scratch")
+}
+
 impl Store {
     /// Opens the data directory, and makes it if it is missing.
     pub fn open(config: &Config) -> Result<Self> {
         let fs = DurableFs::new();
         fs.create_dir_all(&config.data_dir).with_context(|| format!("create {}", config.data_dir.display()))?;
         let lock = lock(&config.data_dir)?;
+        let scratch = scratch_dir(&config.data_dir);
+        fs.create_dir_all(&scratch).with_context(|| format!("create {}", scratch.display()))?;
+        fs.remove_temporary(&scratch).with_context(|| format!("empty {}", scratch.display()))?;
         let dir = config.data_dir.join("spool");
         let (spool, report) = Spool::open(&dir, config.spool.clone(), fs.clone())
             .with_context(|| format!("open the spool in {}", dir.display()))?;

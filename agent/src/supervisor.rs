@@ -35,9 +35,12 @@ use crate::ingest::{Counters, Ingest};
 use crate::route::Router;
 use crate::sealing::{self, Sealing};
 use crate::status::{Rates, Shared};
-use crate::store::{Store, datasets_dir};
+use crate::store::{Store, datasets_dir, scratch_dir};
+use crate::sync::SEAL_ALL_MAX;
 use crate::upstream::backlog::Backlog;
-use crate::upstream::deliver::{Bell, Delivery};
+use crate::upstream::bell::Bell;
+use crate::upstream::deliver::Delivery;
+use crate::upstream::retention::Retention;
 
 /// How often rates are sampled.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
@@ -48,8 +51,6 @@ const STOP_MAX: Duration = Duration::from_secs(30);
 
 /// How long the stop waits for a seal or a delivery to finish. Both are finished after the next start if need be.
 const LEAVE_AFTER: Duration = Duration::from_secs(10);
-/// How long sealing everything on request may take.
-const SEAL_ALL_MAX: Duration = Duration::from_secs(300);
 /// How often the stop looks whether the last answer has been given.
 const CLOSE_LOOK: Duration = Duration::from_millis(5);
 
@@ -116,6 +117,7 @@ impl Agent {
             clock,
             sealing,
             progress: backlog.upstreams().to_vec(),
+            bell: Arc::clone(&bell),
             rates: Rates::default(),
             started: clock::now(),
             bound: std::sync::OnceLock::new(),
@@ -320,17 +322,23 @@ fn start_upstreams(
 ) -> Result<Vec<Part>> {
     let names = config.datasets.iter().map(|dataset| dataset.spec.name.clone());
     let datasets: Vec<_> = names.zip(ids.iter().copied()).collect();
+    let root = datasets_dir(&config.data_dir);
+    let kept = (config.keep_delivered_bytes, config.spool.min_free_bytes);
+    let retention = Retention::new(&store.spool, &store.fs, root.clone(), &datasets, &config.upstreams, kept);
+    let retention = Arc::new(retention);
     let mut parts = Vec::new();
     for (number, (upstream, progress)) in config.upstreams.iter().zip(backlog.upstreams()).enumerate() {
         let delivery = Delivery {
             upstream: upstream.clone(),
             number,
-            datasets: datasets.clone(),
-            datasets_dir: datasets_dir(&config.data_dir),
+            datasets: datasets.iter().filter(|(name, _)| upstream.takes(name)).cloned().collect(),
+            datasets_dir: root.clone(),
+            scratch_dir: scratch_dir(&config.data_dir),
             spool: store.spool.clone(),
             fs: store.fs.clone(),
             progress: Arc::clone(progress),
             backlog: Arc::clone(backlog),
+            retention: Arc::clone(&retention),
             bell: Arc::clone(bell),
         };
         parts.push(start_thread(format!("upstream-{number}"), failing, move || delivery.run())?);

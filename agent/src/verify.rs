@@ -1,9 +1,11 @@
 //! Verifies what is on disk: every checksum of the spool, every hash and every rule of the datasets' chains.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use forebay_storage::odf::{self, Depth};
+use forebay_storage::position::Seq;
 use forebay_storage::spool::Spool;
 use serde::{Deserialize, Serialize};
 
@@ -57,10 +59,14 @@ pub fn run(config: &Config, spool: &Spool, only: Option<&str>) -> Result<VerifyR
         bail!("there is no dataset {only}; there are: {}", names.join(", "));
     }
     let root = datasets_dir(&config.data_dir);
+    let mut released = BTreeMap::new();
+    for (name, id) in spool.datasets().context("read the datasets of the spool")? {
+        released.insert(name, spool.released(id).context("read what was released")?);
+    }
     let datasets: Vec<DatasetReport> = names
         .into_iter()
         .filter(|name| only.is_none_or(|only| only == *name))
-        .map(|name| dataset(name, &root.join(name)))
+        .map(|name| kept_dataset(name, &root.join(name), released.get(name).copied().unwrap_or_default()))
         .collect();
     let checked = spool.verify().context("verify the spool")?;
     let spool_problems: Vec<String> =
@@ -85,7 +91,12 @@ pub fn run(config: &Config, spool: &Spool, only: Option<&str>) -> Result<VerifyR
 
 /// Verifies one dataset's directory, wherever it is.
 pub fn dataset(name: &str, dir: &Path) -> DatasetReport {
-    let report = odf::verify(dir, Depth::Rows);
+    kept_dataset(name, dir, Seq(0))
+}
+
+/// The same where the slices below `released` may have gone.
+fn kept_dataset(name: &str, dir: &Path, released: Seq) -> DatasetReport {
+    let report = odf::verify_kept(dir, Depth::Rows, released);
     DatasetReport {
         name: name.to_owned(),
         ok: report.is_ok(),

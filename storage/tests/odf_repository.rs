@@ -17,6 +17,7 @@ use forebay_storage::odf::repository::{AppendError, CreateError, OpenError};
 use forebay_storage::odf::{
     AddData, DataField, DataSchema, DataSlice, DataType, Depth, Event, Multihash, Repository, SetDataSchema, verify,
 };
+use forebay_storage::position::Seq;
 use odf_support::copy_of;
 
 #[test]
@@ -85,7 +86,7 @@ fn an_unfinished_creation_is_made_again_with_the_same_id() {
     let mut second = Repository::create(&dir, DurableFs::new(), time(2)).unwrap();
 
     assert_eq!(second.state().dataset_id, first.state().dataset_id);
-    assert_eq!(second.sweep_orphans().unwrap().removed.len(), 1, "the first Seed");
+    assert_eq!(second.sweep_orphans(Seq(0)).unwrap().removed.len(), 1, "the first Seed");
     assert!(verify(&dir, Depth::Chain).notes.is_empty());
 }
 
@@ -167,7 +168,7 @@ fn sweeping_removes_what_nothing_refers_to_and_leaves_foreign_files() {
     }
     fs::write(dir.join("data/README"), "mine").unwrap();
 
-    let sweep = repository.sweep_orphans().unwrap();
+    let sweep = repository.sweep_orphans(Seq(0)).unwrap();
 
     assert_eq!((sweep.removed.len(), sweep.bytes), (3, 18));
     assert_eq!(sweep.foreign, [dir.join("data/README")]);
@@ -216,7 +217,7 @@ fn i4_a_cut_before_any_operation_leaves_the_old_chain_or_the_new_one() {
     for image in before.images() {
         let dir = image.path().join("temperature");
         let mut opened = Repository::open(&dir, DurableFs::new()).unwrap();
-        opened.sweep_orphans().unwrap();
+        opened.sweep_orphans(Seq(0)).unwrap();
         let report = verify(&dir, Depth::Files);
         assert_eq!((report.problems, report.notes), (vec![], vec![]));
         heads.push(opened.state().head);
@@ -240,7 +241,7 @@ fn a_cut_before_any_operation_of_a_creation_leaves_something_that_can_be_made_or
         match Repository::open(&dir, DurableFs::new()) {
             Ok(_) => {}
             Err(OpenError::NoHead(_)) => {
-                Repository::create(&dir, DurableFs::new(), time(2)).unwrap().sweep_orphans().unwrap();
+                Repository::create(&dir, DurableFs::new(), time(2)).unwrap().sweep_orphans(Seq(0)).unwrap();
             }
             Err(error) => panic!("{error}"),
         }

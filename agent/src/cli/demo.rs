@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use super::output;
 use crate::config::{Log, LogFormat};
@@ -20,12 +20,7 @@ pub(super) struct Args {
 /// Runs the command. Log lines would drown the story, so only errors are shown unless asked for.
 pub(super) fn run(args: &Args, format: Option<LogFormat>, level: Option<&str>) -> Result<ExitCode> {
     telemetry::start(&Log { format: format.unwrap_or_default(), level: level.unwrap_or("error").to_owned() })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("forebay-net")
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
-    let is_ok = runtime.block_on(async {
+    let is_ok = super::run::runtime()?.block_on(async {
         tokio::select! {
             outcome = demo::run(&args.dir, output::colour()) => outcome,
             _ = tokio::signal::ctrl_c() => bail!("interrupted"),

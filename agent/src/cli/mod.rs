@@ -4,12 +4,15 @@ mod ask;
 mod check;
 mod dead_letters;
 mod demo;
+mod export;
+mod import;
 mod init;
 mod manifest;
 pub mod output;
 mod provision;
 mod run;
 mod status;
+mod sync;
 mod tail;
 pub(crate) mod verify;
 
@@ -57,6 +60,12 @@ enum Command {
     Init(init::Args),
     /// Show listeners, spool, datasets and upstreams
     Status(status::Args),
+    /// The sync job alone; with --once, deliver everything now
+    Sync(sync::Args),
+    /// Write a bundle that is carried by hand, and take the receipt of an earlier one
+    Export(export::Args),
+    /// Deliver a bundle from where there is a link, and write its receipt
+    Import(import::Args),
     /// Verify the spool, and every dataset's chain and hashes
     Verify(verify::Args),
     /// Show the newest messages
@@ -101,6 +110,9 @@ impl Cli {
             Command::Check(args) => check::run(args, &self.loaded()?),
             Command::Init(args) => init::run(args),
             Command::Status(args) => status::run(args, &self.loaded()?.config),
+            Command::Sync(args) => sync::run(args, self.loaded()?, self.log_level.as_deref()),
+            Command::Export(args) => export::run(args, self.loaded()?, self.log_level.as_deref()),
+            Command::Import(args) => import::run(args, &self.loaded()?.config, self.log_level.as_deref()),
             Command::Verify(args) => verify::run(args, &self.loaded()?.config),
             Command::Tail(args) => tail::run(args, &self.loaded()?.config),
             Command::DeadLetters(args) => dead_letters::run(args, &self.loaded()?.config),

@@ -13,12 +13,16 @@ use crate::telemetry;
 /// Runs the command.
 pub(super) fn run(loaded: Loaded) -> Result<ExitCode> {
     telemetry::start(&loaded.config.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    runtime()?.block_on(until_signal(loaded))
+}
+
+/// The threads that serve devices and commands.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
         .thread_name("forebay-net")
         .enable_all()
         .build()
-        .context("start the runtime")?;
-    runtime.block_on(until_signal(loaded))
+        .context("start the runtime")
 }
 
 async fn until_signal(loaded: Loaded) -> Result<ExitCode> {

@@ -155,9 +155,11 @@ fn upstreams(status: &Status, colour: bool) -> String {
     let mut table = Table::new(["upstream", "state", "blocks", "bytes", "undelivered", "waits"]);
     for upstream in &status.upstreams {
         let state = match &upstream.last_error {
+            _ if upstream.opens_at_ms.is_some() => Cell::from("window closed"),
             None if upstream.reachable => Cell::from("reachable").tone(Tone::Good),
             None => Cell::from("not tried yet"),
-            Some(error) => Cell::from(error.as_str()).tone(Tone::Warning),
+            Some(_) if upstream.reachable => Cell::from("reachable, but see below").tone(Tone::Warning),
+            Some(_) => Cell::from("not reached, see below").tone(Tone::Warning),
         };
         let waits = upstream.pending_since_ms.map(|since| {
             let secs = clock::wall_ms().saturating_sub(since) / 1_000;
@@ -172,14 +174,30 @@ fn upstreams(status: &Status, colour: bool) -> String {
             waits.unwrap_or_else(|| "-".to_owned()).into(),
         ]);
     }
-    table.render(colour)
+    table.render(colour) + &problems(status, colour)
+}
+
+/// One line for each thing that keeps data from being delivered, with what to change.
+fn problems(status: &Status, colour: bool) -> String {
+    let mut out = String::new();
+    for upstream in &status.upstreams {
+        for (dataset, problem) in &upstream.problems {
+            let word = if problem.quarantined { "quarantined:" } else { "problem:" };
+            let word = tinted(word, Tone::Bad, colour);
+            let _ = writeln!(out, "{word} {}: dataset {dataset}: {}", upstream.url, problem.words);
+        }
+        if let Some(error) = upstream.last_error.as_ref().filter(|_| upstream.problems.is_empty()) {
+            let _ = writeln!(out, "{} {}: {error}", tinted("problem:", Tone::Warning, colour), upstream.url);
+        }
+    }
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::status::DatasetStatus;
-    use crate::upstream::deliver::DeliveryReport;
+    use crate::upstream::report::DeliveryReport;
 
     #[test]
     fn status_names_what_waits_what_is_dead_and_which_fields_are_unknown() {

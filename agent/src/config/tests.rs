@@ -68,8 +68,17 @@ fn the_sample_names_every_key() {
 
     assert_eq!(config.gateway, "gw-07");
     assert_eq!(config.datasets[0].spec.captures, ["site", "device"]);
-    assert_eq!(config.upstreams[0].url, "file:///mnt/usb/forebay");
-    for key in ["limits", "spool", "batch", "log", "auth", "listener"] {
+    let urls: Vec<&str> = config.upstreams.iter().map(|upstream| upstream.url.as_str()).collect();
+    assert_eq!(
+        urls,
+        [
+            "file:///mnt/usb/forebay",
+            "odf+https://node.example.com/acme",
+            "https://other.example.com/acme",
+            "s3://bucket/prefix"
+        ]
+    );
+    for key in ["limits", "spool", "batch", "retention", "log", "auth", "listener"] {
         assert!(all.contains(key), "{key}");
     }
 }
@@ -113,9 +122,6 @@ fn keys_of_later_versions_are_refused_by_name() {
         ("[[listener]]\nbind = \"127.0.0.1:1\"\ntls = {}", "`listener.tls`: TLS on a listener"),
         ("[auth]\npassword_file = \"x\"", "`auth.password_file`: a password file"),
         ("[[dataset]]\nmanifest = \"x\"", "`dataset.manifest`: reading an ODF manifest"),
-        ("[upstream]\nurl = \"file:///a\"\ntoken_file = \"x\"", "`upstream.token_file`"),
-        ("[upstream]\nurl = \"odf+https://n/a\"", "`upstream.url`: an upstream by `odf+https://`"),
-        ("[upstream]\nurl = \"s3://b/p\"", "`upstream.url`: an upstream by `s3://`"),
         ("[[dataset]]\nname=\"d\"\ntopics=[\"a\"]\nformat=\"sparkplug-b\"", "`dataset.format`"),
     ] {
         let error = error_of(text);
@@ -235,4 +241,93 @@ fn an_upstream_directory_is_written_in_full() {
         let error = error_of(&format!("[upstream]\nurl = \"{url}\""));
         assert!(error.contains("`upstream.url`"), "{error}");
     }
+}
+
+fn upstream(url: &str, rest: &str) -> Result<Upstream, ConfigError> {
+    let text = format!("{TEMPERATURE}[[upstream]]\nurl = \"{url}\"\n{rest}");
+    parse(&text).map(|config| config.upstreams[0].clone())
+}
+
+#[test]
+fn the_url_of_an_upstream_says_what_it_is() {
+    let kind = |url| upstream(url, "").unwrap().kind;
+
+    let UpstreamKind::Bucket(bucket) = kind("s3+http://127.0.0.1:9000/lake/site/7/") else { panic!() };
+    assert_eq!(bucket.endpoint.as_deref(), Some("http://127.0.0.1:9000"));
+    assert_eq!((bucket.name.as_str(), bucket.prefix.as_str()), ("lake", "site/7"));
+    let UpstreamKind::Bucket(bucket) = kind("s3://lake") else { panic!() };
+    assert_eq!((bucket.endpoint, bucket.name.as_str(), bucket.prefix.as_str()), (None, "lake", ""));
+    let UpstreamKind::Smart(node) = kind("odf+https://node.example.com/api/acme") else { panic!() };
+    assert_eq!(node.dataset("t").as_str(), "https://node.example.com/api/acme/t");
+    assert_eq!(node.join("info").as_str(), "https://node.example.com/api/info");
+    let UpstreamKind::Ingest(ingest) = kind("http://127.0.0.1:8080") else { panic!() };
+    assert_eq!(ingest.node.fill(&ingest.path, "t").as_str(), "http://127.0.0.1:8080/t/ingest");
+}
+
+#[test]
+fn the_path_of_push_ingest_is_a_template() {
+    let UpstreamKind::Ingest(ingest) =
+        upstream("https://n/acme", "ingest_path = \"{account}/source/{dataset}/ingest\"").unwrap().kind
+    else {
+        panic!()
+    };
+
+    assert_eq!(ingest.node.fill(&ingest.path, "temp").as_str(), "https://n/acme/source/temp/ingest");
+    let error = upstream("https://n/acme", "ingest_path = \"x/ingest\"").unwrap_err().to_string();
+    assert!(error.contains("needs {dataset}"), "{error}");
+}
+
+#[test]
+fn what_is_wrong_with_an_upstream_is_named_with_its_line() {
+    for (url, rest, message) in [
+        ("ftp://x", "", "`upstream.url`: `ftp://` is not a scheme of an upstream"),
+        ("s3:///", "", "needs a bucket"),
+        ("https://user@n/a", "", "the token belongs in token_file"),
+        ("file:///a", "token_file = \"x\"", "`upstream.token_file`: belongs to a node only"),
+        ("file:///a", "ca_file = \"x\"", "belongs to an upstream with https only"),
+        ("odf+https://n/a", "ingest_format = \"ndjson\"", "belongs to push ingest"),
+        ("https://n/a", "region = \"x\"", "`upstream.region`: belongs to S3 only"),
+        ("https://n/a", "token_file = \"x\"\ntoken_env = \"Y\"", "has both token_file and token_env"),
+        ("https://n/a", "ingest_format = \"csv\"", "is not one of \"parquet\", \"ndjson\""),
+        ("s3://b", "access_key_id = \"x\"", "needs secret_access_key_file"),
+        ("file:///a", "window = \"22-06\"", "is not a part of the day such as \"22:00-06:00\""),
+        ("file:///a", "rate_limit = 0", "at least 1 B"),
+        ("file:///a", "datasets = [\"temprature\"]", "did you mean \"temperature\"?"),
+        ("file:///a", "datasets = []", "names no dataset"),
+        ("file:///a", "timeout = \"0s\"", "at least 100ms"),
+    ] {
+        let error = upstream(url, rest).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}\nexpected {message}");
+        assert!(error.starts_with("forebay.toml:1"), "{error}");
+    }
+}
+
+#[test]
+fn a_dataset_goes_to_a_node_by_push_ingest_or_by_smart_push() {
+    let both = |datasets: &str| {
+        let other = TEMPERATURE.replace("\"temperature\"", "\"other\"").replace("site/", "other/");
+        parse(&format!(
+            "{TEMPERATURE}{other}[[upstream]]\nurl = \"odf+https://n/a\"\n{datasets}\n\
+             [[upstream]]\nurl = \"https://n/a\"\ndatasets = [\"temperature\"]\n"
+        ))
+    };
+
+    let error = both("").unwrap_err().to_string();
+    assert!(error.contains("dataset temperature would go to the same account of the same node"), "{error}");
+    assert!(both("datasets = [\"other\"]").is_ok());
+}
+
+#[test]
+fn a_secret_is_one_word_from_a_file_or_a_variable() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    let secret = Secret::File(file.clone());
+
+    assert!(secret.read().unwrap_err().starts_with("cannot read "));
+    std::fs::write(&file, "  ka_secret\n").unwrap();
+    assert_eq!(secret.read().unwrap(), "ka_secret");
+    std::fs::write(&file, "two words").unwrap();
+    assert!(secret.read().unwrap_err().contains("more than one word"));
+    std::fs::write(&file, "\n").unwrap();
+    assert!(secret.read().unwrap_err().contains("is empty"));
 }

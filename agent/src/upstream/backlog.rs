@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
-use forebay_storage::odf::{Event, Repository};
+use forebay_storage::odf::ChainFiles;
 use forebay_storage::position::{DatasetId, Seq};
 use forebay_storage::sealer::Sealer;
 use forebay_storage::spool::Spool;
 
-use super::deliver::Progress;
+use super::report::Progress;
 use crate::config::Upstream;
 use crate::sealing::Chain;
 
@@ -31,7 +31,7 @@ type Totals = BTreeMap<String, u64>;
 #[derive(Debug, Default)]
 struct Account {
     sealed: Totals,
-    /// One for each upstream.
+    /// One for each upstream; it names only datasets that go there.
     delivered: Vec<Totals>,
 }
 
@@ -39,16 +39,29 @@ impl Backlog {
     /// Reads from the chains which slices lie beyond the positions that the spool has for each upstream. A dataset that
     /// cannot be opened does not count.
     pub fn open(spool: &Spool, sealer: &Sealer, upstreams: &[Upstream]) -> Result<Self> {
+        let chains = sealer.datasets().map(|dataset| {
+            let files = ChainFiles::new(dataset.repository().dir());
+            (dataset.spec().name.as_str(), dataset.id(), files)
+        });
+        Self::of_chains(spool, chains, upstreams)
+    }
+
+    /// The same for chains that nobody appends to: name, id and directory of each.
+    pub fn of_chains<'a>(
+        spool: &Spool,
+        chains: impl Iterator<Item = (&'a str, DatasetId, ChainFiles)>,
+        upstreams: &[Upstream],
+    ) -> Result<Self> {
         let mut account = Account { sealed: Totals::new(), delivered: vec![Totals::new(); upstreams.len()] };
-        for dataset in sealer.datasets() {
-            let name = &dataset.spec().name;
-            let total = dataset.repository().state().data_bytes;
-            let positions = positions(spool, upstreams, dataset.id())?;
-            let waiting = waiting(dataset.repository(), dataset.sealed(), &positions)
-                .with_context(|| format!("read the chain of dataset {name}"))?;
-            account.sealed.insert(name.clone(), total);
-            for (delivered, waiting) in account.delivered.iter_mut().zip(waiting) {
-                delivered.insert(name.clone(), total.saturating_sub(waiting));
+        for (name, id, files) in chains {
+            let positions = positions(spool, upstreams, id)?;
+            let (total, waiting) =
+                waiting(&files, &positions).with_context(|| format!("read the chain of dataset {name}"))?;
+            account.sealed.insert(name.to_owned(), total);
+            for ((delivered, waiting), upstream) in account.delivered.iter_mut().zip(waiting).zip(upstreams) {
+                if upstream.takes(name) {
+                    delivered.insert(name.to_owned(), total.saturating_sub(waiting));
+                }
             }
         }
         let upstreams = upstreams.iter().map(|upstream| Arc::new(Progress::new(upstream))).collect();
@@ -77,11 +90,26 @@ impl Backlog {
 
     /// The upstream of this number has the first `bytes` of the dataset's slices.
     pub fn handle_delivered(&self, upstream: usize, dataset: &str, bytes: u64) {
+        self.change(upstream, dataset, |_| bytes);
+    }
+
+    /// The upstream of this number has `bytes` more of the dataset's slices.
+    pub fn handle_delivered_more(&self, upstream: usize, dataset: &str, bytes: u64) {
+        self.change(upstream, dataset, |before| before.saturating_add(bytes));
+    }
+
+    fn change(&self, upstream: usize, dataset: &str, change: impl FnOnce(u64) -> u64) {
         let mut account = self.account();
         if let Some(delivered) = account.delivered.get_mut(upstream) {
-            delivered.insert(dataset.to_owned(), bytes);
+            let bytes = delivered.entry(dataset.to_owned()).or_default();
+            *bytes = change(*bytes);
         }
         self.publish(&account);
+    }
+
+    /// Bytes of the dataset's slices that the upstream of this number lacks.
+    pub fn undelivered(&self, upstream: usize, dataset: &str) -> u64 {
+        self.account().undelivered_of(upstream, dataset)
     }
 
     /// Under the lock of the account, so that the newest figure is the last one that the spool is told.
@@ -100,9 +128,13 @@ impl Backlog {
 
 impl Account {
     fn undelivered(&self, upstream: usize) -> u64 {
-        let Some(delivered) = self.delivered.get(upstream) else { return 0 };
-        let has = |dataset| delivered.get(dataset).copied().unwrap_or(0);
-        self.sealed.iter().map(|(dataset, bytes)| bytes.saturating_sub(has(dataset))).sum()
+        self.sealed.keys().map(|dataset| self.undelivered_of(upstream, dataset)).sum()
+    }
+
+    fn undelivered_of(&self, upstream: usize, dataset: &str) -> u64 {
+        let sealed = self.sealed.get(dataset).copied().unwrap_or(0);
+        let delivered = self.delivered.get(upstream).and_then(|delivered| delivered.get(dataset));
+        delivered.map_or(0, |delivered| sealed.saturating_sub(*delivered))
     }
 
     fn furthest_behind(&self) -> u64 {
@@ -116,24 +148,23 @@ fn positions(spool: &Spool, upstreams: &[Upstream], dataset: DatasetId) -> Resul
     upstreams.iter().map(position).collect::<Result<_, _>>().context("read the positions of the upstreams")
 }
 
-/// Bytes of the slices that lie beyond each position. The chain is read only when there is one.
-fn waiting(repository: &Repository, sealed: Seq, positions: &[Seq]) -> Result<Vec<u64>> {
-    let mut waiting = vec![0u64; positions.len()];
-    if positions.iter().all(|position| *position >= sealed) {
-        return Ok(waiting);
+/// Bytes of all slices, and of those that lie beyond each position.
+fn waiting(files: &ChainFiles, positions: &[Seq]) -> Result<(u64, Vec<u64>)> {
+    let (mut total, mut waiting) = (0u64, vec![0u64; positions.len()]);
+    if positions.is_empty() {
+        return Ok((total, waiting));
     }
-    for block in repository.blocks(None)? {
-        let Event::AddData(event) = block?.1.event else { continue };
-        let size = event.new_data.as_ref().map_or(0, |slice| slice.size);
-        // The last `seq` that the chain accounts for; without one the slice counts.
-        let last = event.new_source_state.and_then(|state| state.value.parse().ok()).map_or(Seq(u64::MAX), Seq);
+    let Some(head) = files.head()? else { return Ok((total, waiting)) };
+    for sealed in files.slices_from(head, Seq(0))? {
+        let size = sealed.slice.size;
+        total = total.saturating_add(size);
         for (bytes, position) in waiting.iter_mut().zip(positions) {
-            if last >= *position {
+            if sealed.last_seq >= *position {
                 *bytes = bytes.saturating_add(size);
             }
         }
     }
-    Ok(waiting)
+    Ok((total, waiting))
 }
 
 #[cfg(test)]
@@ -148,11 +179,22 @@ mod tests {
     fn the_upstream_that_is_furthest_behind_counts() {
         let account = Account {
             sealed: totals(&[("a", 100), ("b", 50)]),
-            delivered: vec![totals(&[("a", 100), ("b", 20)]), totals(&[("a", 10)]), totals(&[("a", 100), ("b", 50)])],
+            delivered: vec![
+                totals(&[("a", 100), ("b", 20)]),
+                totals(&[("a", 10), ("b", 0)]),
+                totals(&[("a", 100), ("b", 50)]),
+            ],
         };
 
         assert_eq!([0, 1, 2].map(|upstream| account.undelivered(upstream)), [30, 140, 0]);
         assert_eq!(account.furthest_behind(), 140);
+    }
+
+    #[test]
+    fn a_dataset_that_does_not_go_there_does_not_wait_for_it() {
+        let account = Account { sealed: totals(&[("a", 100), ("b", 50)]), delivered: vec![totals(&[("b", 20)])] };
+
+        assert_eq!(account.undelivered(0), 30);
     }
 
     #[test]

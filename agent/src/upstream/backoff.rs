@@ -25,6 +25,11 @@ impl Backoff {
         ceiling.mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0))
     }
 
+    /// Other bounds from the next failure on; the count of failures stays.
+    pub fn set_bounds(&mut self, first: Duration, max: Duration) {
+        (self.first, self.max) = (first, max);
+    }
+
     /// After a success the next failure waits as briefly as the first.
     pub fn handle_success(&mut self) {
         self.failures = 0;

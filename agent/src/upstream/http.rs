@@ -15,9 +15,8 @@ use reqwest::{Certificate, ClientBuilder, Method, RequestBuilder, Response, Stat
 use tokio::io::AsyncReadExt as _;
 
 use super::outcome::{self, Failure, FailureKind};
+use super::pace::Pace;
 use super::patience::Patience;
-use super::schedule::Pacer;
-use crate::clock;
 use crate::config::{Secret, Upstream};
 
 /// How long a connection may take to be made.
@@ -36,7 +35,7 @@ pub struct Http {
     client: reqwest::Client,
     secret: Option<Secret>,
     token: Mutex<Option<String>>,
-    pacer: Mutex<Pacer>,
+    pace: Pace,
     patience: Patience,
     timeout: Duration,
 }
@@ -88,7 +87,7 @@ impl Http {
             client,
             secret: upstream.token.clone(),
             token: Mutex::default(),
-            pacer: Mutex::new(Pacer::new(upstream.rate_limit)),
+            pace: Pace::new(upstream.rate_limit),
             patience: Patience::new(upstream.timeout),
             timeout: upstream.timeout,
         })
@@ -194,10 +193,7 @@ impl Http {
 
     /// Waits until so many bytes may be sent.
     pub async fn pace(&self, bytes: usize) {
-        let wait = self.pacer.lock().unwrap_or_else(PoisonError::into_inner).take(bytes as u64, clock::now());
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
+        self.pace.wait(bytes).await;
     }
 
     /// How long the other side may be silent.
@@ -258,7 +254,7 @@ pub fn paced_body(http: &Arc<Http>, file: tokio::fs::File) -> reqwest::Body {
         piece.truncate(read);
         http.patience.hold();
         http.pace(read).await;
-        http.patience.touch();
+        http.patience.sent(read);
         Ok(Some((Bytes::from(piece), (http, file))))
     });
     reqwest::Body::wrap_stream(pieces)

@@ -1,78 +1,257 @@
-//! An upstream that is a directory: each dataset's repository is mirrored into a folder of its name (ODF RFC-007).
+//! An upstream that holds repositories: each dataset's is mirrored into a folder of its name (ODF RFC-007), in a directory
+//! or in a bucket.
 //!
-//! Slices first, then blocks, then `refs/head`, each durable before the next: whoever reads the directory at any moment
-//! finds the old chain whole or the new chain whole. What is already there is not written again, so a pass that was cut
-//! off, by an error or by a plug that was pulled, goes on where it stopped.
+//! Slices first, then blocks, then `refs/head`, each durable before the next: whoever reads it at any moment finds the old
+//! chain whole or the new chain whole. What is already there is not written again, so a pass that was cut off, by an error
+//! or by a plug that was pulled, goes on where it stopped. A bucket's `refs/head` is put on the condition that it still is
+//! what was read before, so that two writers cannot both believe that they were first.
 //!
-//! The directory is never conjured up: an unmounted disk must look unreachable, not like an empty one that is filled on
-//! the gateway's own flash. Only its last component is created, and only while nothing was ever delivered there.
+//! A directory is never conjured up: an unmounted disk must look unreachable, not like an empty one that is filled on the
+//! gateway's own flash. Only its last component is created, and only while nothing was ever delivered there.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 use forebay_storage::durable_fs::DurableFs;
-use forebay_storage::odf::{Event, MetadataBlock, Multihash};
+use forebay_storage::odf::{ChainFiles, Multihash};
+use object_store::UpdateVersion;
 
-/// One dataset's repository here and its copy there.
+use super::bell::Bell;
+use super::bucket::BucketStore;
+use super::http::PIECE_BYTES;
+use super::outcome::Failure;
+use super::pace::Pace;
+use crate::config::{Upstream, UpstreamKind};
+
+/// Where repositories are mirrored to.
 #[derive(Debug)]
-pub struct Mirror<'a> {
-    /// The repository of the gateway.
-    pub local: &'a Path,
-    /// Where its copy is.
-    pub remote: PathBuf,
-    /// How files are made durable.
-    pub fs: &'a DurableFs,
-    /// Ends a pass between two files.
-    pub stop: &'a AtomicBool,
+pub enum Mirror {
+    /// A directory.
+    Directory(Directory),
+    /// A bucket.
+    Bucket(BucketStore),
 }
 
-/// What a pass did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mirrored {
-    /// Head of both.
-    pub head: Multihash,
-    /// Blocks that were new there.
-    pub blocks: usize,
-    /// Bytes that were written.
-    pub bytes: u64,
+/// A directory that holds repositories.
+#[derive(Debug)]
+pub struct Directory {
+    root: PathBuf,
+    fs: DurableFs,
+    pace: Pace,
+    bell: Arc<Bell>,
 }
 
-/// Why a pass ended early.
-#[derive(Debug, thiserror::Error)]
-pub enum MirrorError {
-    /// The other side cannot be written: it is tried again.
-    #[error("{}: {source}", path.display())]
-    Remote {
-        /// What was being written or read.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
+/// The head of a repository there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RemoteHead {
+    /// The newest block.
+    pub hash: Multihash,
+    /// What a bucket calls this state of the file.
+    pub version: Option<UpdateVersion>,
+}
+
+/// What came of pushing blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// They are there, and the head is the last of them.
+    Done {
+        /// Bytes that were sent.
+        bytes: u64,
     },
-    /// The repository of the gateway cannot be read.
-    #[error("{}: {problem}", path.display())]
-    Local {
-        /// What was being read.
-        path: PathBuf,
-        /// Why not.
-        problem: String,
-    },
-    /// The other side holds a chain that ours does not continue: somebody else wrote there.
-    #[error(
-        "{}: its head {head} is not a block of this gateway's chain: another writer was here. Move that directory away, \
-         or name another one in upstream.url",
-        path.display()
-    )]
-    Diverged {
-        /// The repository there.
-        path: PathBuf,
-        /// Its head.
-        head: String,
-    },
-    /// The agent is stopping.
-    #[error("stopped")]
-    Stopped,
+    /// The head is not, or no longer, what it was taken for: look again.
+    HeadMoved,
+}
+
+/// The names of a repository's files, relative to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum RemoteFile<'a> {
+    Slice(&'a Multihash),
+    Block(&'a Multihash),
+    Head,
+}
+
+impl std::fmt::Display for RemoteFile<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Slice(hash) => write!(f, "data/{hash}"),
+            Self::Block(hash) => write!(f, "blocks/{hash}"),
+            Self::Head => f.write_str("refs/head"),
+        }
+    }
+}
+
+impl Mirror {
+    /// For an upstream of one of the two kinds.
+    ///
+    /// # Errors
+    /// What is configured for the bucket cannot be used.
+    pub fn new(upstream: &Upstream, fs: &DurableFs, bell: &Arc<Bell>) -> Result<Option<Self>, Failure> {
+        Ok(match &upstream.kind {
+            UpstreamKind::Directory(root) => Some(Self::Directory(Directory {
+                root: root.clone(),
+                fs: fs.clone(),
+                pace: Pace::new(upstream.rate_limit),
+                bell: Arc::clone(bell),
+            })),
+            UpstreamKind::Bucket(bucket) => Some(Self::Bucket(BucketStore::new(bucket, upstream)?)),
+            UpstreamKind::Smart(_) | UpstreamKind::Ingest(_) => None,
+        })
+    }
+
+    /// Makes sure that it is there. `expected`: something was delivered there before, so it must still be there.
+    ///
+    /// # Errors
+    /// It is not.
+    pub async fn reach(&self, expected: bool) -> Result<(), Failure> {
+        match self {
+            Self::Directory(directory) => directory.reach(expected),
+            Self::Bucket(bucket) => bucket.reach().await,
+        }
+    }
+
+    /// The head of a dataset's repository there; none: there is no repository.
+    ///
+    /// # Errors
+    /// It cannot be read or is no hash.
+    pub async fn head(&self, dataset: &str) -> Result<Option<RemoteHead>, Failure> {
+        match self {
+            Self::Directory(directory) => directory.head(dataset),
+            Self::Bucket(bucket) => bucket.head(dataset).await,
+        }
+    }
+
+    /// Brings blocks, oldest first, with their slices, and moves the head to the last of them.
+    ///
+    /// # Errors
+    /// Something could not be read here or written there. What was written stays and is not written again.
+    pub async fn push(
+        &self,
+        dataset: &str,
+        files: &ChainFiles,
+        known: Option<&RemoteHead>,
+        blocks: &[Multihash],
+    ) -> Result<Pushed, Failure> {
+        let Some(last) = blocks.last() else { return Ok(Pushed::Done { bytes: 0 }) };
+        let mut bytes = 0;
+        if let Self::Directory(directory) = self {
+            directory.make_folders(dataset)?;
+        }
+        for hash in blocks {
+            let block = files.block(hash).map_err(Failure::local)?;
+            if let Some(slice) = block.event.new_data() {
+                let from = files.data_path(&slice.physical_hash);
+                bytes += self.bring(dataset, RemoteFile::Slice(&slice.physical_hash), &from, slice.size).await?;
+            }
+            let from = files.block_path(hash);
+            let size = fs::metadata(&from).map_err(|error| local_error(&from, &error))?.len();
+            bytes += self.bring(dataset, RemoteFile::Block(hash), &from, size).await?;
+        }
+        let moved = match self {
+            Self::Directory(directory) => directory.set_head(dataset, known, last)?,
+            Self::Bucket(bucket) => bucket.set_head(dataset, known, last).await?,
+        };
+        Ok(if moved { Pushed::Done { bytes } } else { Pushed::HeadMoved })
+    }
+
+    /// Brings one file unless it is there. A file is named by its content and appears whole, so its size tells.
+    async fn bring(&self, dataset: &str, file: RemoteFile<'_>, from: &Path, size: u64) -> Result<u64, Failure> {
+        match self {
+            Self::Directory(directory) => {
+                if directory.has(dataset, file, size) {
+                    Ok(0)
+                } else {
+                    directory.copy(dataset, file, from).await
+                }
+            }
+            Self::Bucket(bucket) => {
+                if bucket.has(dataset, file, size).await? {
+                    Ok(0)
+                } else {
+                    bucket.put(dataset, file, from, size).await
+                }
+            }
+        }
+    }
+}
+
+impl Directory {
+    fn reach(&self, expected: bool) -> Result<(), Failure> {
+        reach(&self.root, expected).map_err(|error| {
+            let advice = if expected { ": is the disk mounted?" } else { "" };
+            Failure::unreachable(format!("reach {}: {error}{advice}", self.root.display()))
+        })
+    }
+
+    fn path(&self, dataset: &str, file: RemoteFile<'_>) -> PathBuf {
+        self.root.join(dataset).join(file.to_string())
+    }
+
+    fn head(&self, dataset: &str) -> Result<Option<RemoteHead>, Failure> {
+        let path = self.path(dataset, RemoteFile::Head);
+        match fs::read_to_string(&path) {
+            Ok(text) => parse_head(&path.display().to_string(), &text, None).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(remote_error(&path, &error)),
+        }
+    }
+
+    fn has(&self, dataset: &str, file: RemoteFile<'_>, size: u64) -> bool {
+        fs::metadata(self.path(dataset, file)).is_ok_and(|there| there.len() == size)
+    }
+
+    fn make_folders(&self, dataset: &str) -> Result<(), Failure> {
+        let root = self.root.join(dataset);
+        for folder in ["", "blocks", "data", "checkpoints", "refs"] {
+            let path = if folder.is_empty() { root.clone() } else { root.join(folder) };
+            match fs::create_dir(&path) {
+                Ok(()) => {
+                    let parent = path.parent().unwrap_or(&path);
+                    self.fs.sync_dir(parent).map_err(|error| remote_error(parent, &error))?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    // What an earlier pass had begun when the disk was pulled.
+                    self.fs.remove_temporary(&path).map_err(|error| remote_error(&path, &error))?;
+                }
+                Err(error) => return Err(remote_error(&path, &error)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn copy(&self, dataset: &str, file: RemoteFile<'_>, from: &Path) -> Result<u64, Failure> {
+        let to = self.path(dataset, file);
+        let refused = |error: io::Error| remote_error(&to, &error);
+        let mut source = File::open(from).map_err(|error| local_error(from, &error))?;
+        let mut temp = self.fs.create_temp(to.parent().unwrap_or(&to)).map_err(refused)?;
+        let mut piece = vec![0; PIECE_BYTES];
+        let mut bytes = 0;
+        loop {
+            if self.bell.is_stopped() {
+                return Err(Failure::stopped());
+            }
+            let read = source.read(&mut piece).map_err(|error| local_error(from, &error))?;
+            if read == 0 {
+                break;
+            }
+            self.pace.wait(read).await;
+            temp.write_all(piece.get(..read).unwrap_or_default()).map_err(refused)?;
+            bytes += read as u64;
+        }
+        temp.persist(&to).map_err(refused)?;
+        Ok(bytes)
+    }
+
+    /// A directory has no compare-and-swap; looking again narrows the gap in which another writer could slip in.
+    fn set_head(&self, dataset: &str, known: Option<&RemoteHead>, head: &Multihash) -> Result<bool, Failure> {
+        if self.head(dataset)?.as_ref() != known {
+            return Ok(false);
+        }
+        let path = self.path(dataset, RemoteFile::Head);
+        self.fs.replace(&path, head.to_string().as_bytes()).map_err(|error| remote_error(&path, &error))?;
+        Ok(true)
+    }
 }
 
 /// Makes sure that the upstream's directory can be used. `expected`: something was delivered there before, so it must
@@ -89,129 +268,22 @@ pub fn reach(root: &Path, expected: bool) -> io::Result<()> {
     }
 }
 
-impl Mirror<'_> {
-    /// Brings the copy to the head of the local chain. `None`: there is no local chain yet.
-    pub fn run(&self) -> Result<Option<Mirrored>, MirrorError> {
-        let Some(head) = self.local_head()? else { return Ok(None) };
-        let remote_head = self.remote_head()?;
-        let news = self.blocks_after(&head, remote_head.as_deref())?;
-        let mut bytes = 0;
-        if remote_head.as_deref() != Some(&head.to_string()) {
-            self.make_folders()?;
-            for (name, block) in news.iter().rev() {
-                bytes += self.copy_slice(block)?;
-                bytes += self.copy_block(name)?;
-            }
-            let path = self.remote.join("refs/head");
-            let text = head.to_string();
-            self.fs.replace(&path, text.as_bytes()).map_err(remote_error(&path))?;
-        }
-        Ok(Some(Mirrored { head, blocks: news.len(), bytes }))
-    }
-
-    fn local_head(&self) -> Result<Option<Multihash>, MirrorError> {
-        let path = self.local.join("refs/head");
-        match fs::read_to_string(&path) {
-            Ok(text) => text.trim().parse().map(Some).map_err(|error| local_error(&path, &error)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(local_error(&path, &error)),
-        }
-    }
-
-    fn remote_head(&self) -> Result<Option<String>, MirrorError> {
-        let path = self.remote.join("refs/head");
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(text.trim().to_owned())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(MirrorError::Remote { path, source }),
-        }
-    }
-
-    /// Blocks from `head` back to, and without, the block that the other side has as its head; newest first.
-    fn blocks_after(
-        &self,
-        head: &Multihash,
-        remote_head: Option<&str>,
-    ) -> Result<Vec<(String, MetadataBlock)>, MirrorError> {
-        let mut blocks = Vec::new();
-        let mut next = Some(head.to_string());
-        while let Some(name) = next.take_if(|name| Some(name.as_str()) != remote_head) {
-            let block = self.local_block(&name)?;
-            next = block.prev_block_hash.as_ref().map(ToString::to_string);
-            blocks.push((name, block));
-            if next.is_none()
-                && let Some(foreign) = remote_head
-            {
-                return Err(MirrorError::Diverged { path: self.remote.clone(), head: foreign.to_owned() });
-            }
-        }
-        Ok(blocks)
-    }
-
-    fn local_block(&self, name: &str) -> Result<MetadataBlock, MirrorError> {
-        let path = self.local.join("blocks").join(name);
-        let bytes = fs::read(&path).map_err(|error| local_error(&path, &error))?;
-        MetadataBlock::decode(&bytes).map_err(|error| local_error(&path, &error))
-    }
-
-    fn make_folders(&self) -> Result<(), MirrorError> {
-        for folder in ["", "blocks", "data", "checkpoints", "refs"] {
-            let path = if folder.is_empty() { self.remote.clone() } else { self.remote.join(folder) };
-            match fs::create_dir(&path) {
-                Ok(()) => {
-                    let parent = path.parent().unwrap_or(&path);
-                    self.fs.sync_dir(parent).map_err(remote_error(parent))?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    // What an earlier pass had begun when the disk was pulled.
-                    self.fs.remove_temporary(&path).map_err(remote_error(&path))?;
-                }
-                Err(source) => return Err(MirrorError::Remote { path, source }),
-            }
-        }
-        Ok(())
-    }
-
-    fn copy_slice(&self, block: &MetadataBlock) -> Result<u64, MirrorError> {
-        let Event::AddData(event) = &block.event else { return Ok(0) };
-        let Some(slice) = &event.new_data else { return Ok(0) };
-        let name = slice.physical_hash.to_string();
-        let from = self.local.join("data").join(&name);
-        let to = self.remote.join("data").join(&name);
-        if fs::metadata(&to).is_ok_and(|there| there.len() == slice.size) {
-            return Ok(0);
-        }
-        self.copy(&from, &to)
-    }
-
-    fn copy_block(&self, name: &str) -> Result<u64, MirrorError> {
-        let from = self.local.join("blocks").join(name);
-        let to = self.remote.join("blocks").join(name);
-        let size = fs::metadata(&from).map_err(|error| local_error(&from, &error))?.len();
-        if fs::metadata(&to).is_ok_and(|there| there.len() == size) {
-            return Ok(0);
-        }
-        self.copy(&from, &to)
-    }
-
-    fn copy(&self, from: &Path, to: &Path) -> Result<u64, MirrorError> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(MirrorError::Stopped);
-        }
-        let mut source = File::open(from).map_err(|error| local_error(from, &error))?;
-        let folder = to.parent().unwrap_or(to);
-        let mut temp = self.fs.create_temp(folder).map_err(remote_error(to))?;
-        let bytes = io::copy(&mut source, &mut temp).map_err(remote_error(to))?;
-        temp.persist(to).map_err(remote_error(to))?;
-        Ok(bytes)
-    }
+/// Reads `refs/head`. `kamu` refuses so much as a newline after it; we do not, since an editor may have put it there.
+pub(super) fn parse_head(place: &str, text: &str, version: Option<UpdateVersion>) -> Result<RemoteHead, Failure> {
+    let hash = text.trim().parse().map_err(|_| {
+        let shown: String = text.chars().take(80).collect();
+        Failure::new(
+            super::outcome::FailureKind::Diverged,
+            format!("{place} is {shown:?} and not the hash of a block: another program wrote there"),
+        )
+    })?;
+    Ok(RemoteHead { hash, version })
 }
 
-fn remote_error(path: &Path) -> impl FnOnce(io::Error) -> MirrorError {
-    let path = path.to_owned();
-    move |source| MirrorError::Remote { path, source }
+fn remote_error(path: &Path, error: &io::Error) -> Failure {
+    Failure::unreachable(format!("{}: {error}", path.display()))
 }
 
-fn local_error(path: &Path, problem: &impl ToString) -> MirrorError {
-    MirrorError::Local { path: path.to_owned(), problem: problem.to_string() }
+fn local_error(path: &Path, error: &io::Error) -> Failure {
+    Failure::local(format!("{}: {error}", path.display()))
 }

@@ -1,13 +1,18 @@
 //! Delivery to a directory that comes and goes.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::path::PathBuf;
+use std::sync::Arc;
 
+use forebay_agent::config::Upstream;
 use forebay_agent::supervisor::Agent;
-use forebay_agent::upstream::repository::{Mirror, MirrorError, reach};
+use forebay_agent::upstream::bell::Bell;
+use forebay_agent::upstream::outcome::Failure;
+use forebay_agent::upstream::report::DeliveryReport;
+use forebay_agent::upstream::repository::{Mirror, Pushed, reach};
 use forebay_agent::verify;
 use forebay_storage::durable_fs::DurableFs;
+use forebay_storage::odf::ChainFiles;
 
 use crate::support::{Gateway, PATIENCE, TEMPERATURE, publish, reading};
 
@@ -35,14 +40,14 @@ async fn what_is_sealed_while_the_disk_is_unplugged_is_delivered_when_it_is_back
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pass_that_was_cut_off_goes_on_where_it_stopped() {
     let (gateway, remote) = sealed_dataset().await;
-    mirror(&gateway, &remote).unwrap();
+    mirror(&gateway).await.unwrap();
     let whole = verify::dataset("temperature", &remote);
     fs::remove_file(remote.join("refs/head")).unwrap();
     let slice = fs::read_dir(remote.join("data")).unwrap().next().unwrap().unwrap().path();
     let size = fs::metadata(&slice).unwrap().len();
     fs::remove_file(&slice).unwrap();
 
-    let written = mirror(&gateway, &remote).unwrap();
+    let written = mirror(&gateway).await.unwrap();
 
     assert_eq!(written, size);
     assert_eq!(verify::dataset("temperature", &remote), whole);
@@ -51,23 +56,30 @@ async fn a_pass_that_was_cut_off_goes_on_where_it_stopped() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pass_with_nothing_new_writes_nothing() {
-    let (gateway, remote) = sealed_dataset().await;
-    mirror(&gateway, &remote).unwrap();
+    let (gateway, _) = sealed_dataset().await;
+    mirror(&gateway).await.unwrap();
 
-    assert_eq!(mirror(&gateway, &remote).unwrap(), 0);
+    assert_eq!(mirror(&gateway).await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chain_of_another_writer_is_never_overwritten() {
-    let (gateway, remote) = sealed_dataset().await;
-    mirror(&gateway, &remote).unwrap();
+    let upstream = tempfile::tempdir().unwrap();
+    let there = upstream.path().join("temperature/refs");
     let foreign = "f1620".to_owned() + &"0".repeat(64);
-    fs::write(remote.join("refs/head"), &foreign).unwrap();
+    fs::create_dir_all(&there).unwrap();
+    fs::write(there.join("head"), &foreign).unwrap();
+    let gateway = Gateway::new(&format!("{TEMPERATURE}[upstream]\nurl = 'file://{}'\n", upstream.path().display()));
+    let agent = gateway.start().await;
 
-    let error = mirror(&gateway, &remote).unwrap_err();
+    publish(agent.addresses()[0], "device", &[("site/a/temp", &reading(1))]).await;
+    agent.seal_all().await.unwrap();
+    until(&agent, |report| !report.problems.is_empty()).await;
+    let problem = agent.shared().progress[0].report().problems["temperature"].words.clone();
+    agent.stop().await.unwrap();
 
-    assert!(matches!(error, MirrorError::Diverged { .. }), "{error}");
-    assert_eq!(fs::read_to_string(remote.join("refs/head")).unwrap(), foreign);
+    assert!(problem.contains(&foreign) && problem.contains("another writer"), "{problem}");
+    assert_eq!(fs::read_to_string(there.join("head")).unwrap(), foreign);
 }
 
 #[test]
@@ -97,14 +109,21 @@ async fn sealed_dataset() -> (Gateway, PathBuf) {
 }
 
 /// Bytes written.
-fn mirror(gateway: &Gateway, remote: &Path) -> Result<u64, MirrorError> {
-    let local = gateway.dataset("temperature");
-    let (fs, stop) = (DurableFs::new(), AtomicBool::new(false));
-    let mirror = Mirror { local: &local, remote: remote.to_owned(), fs: &fs, stop: &stop };
-    mirror.run().map(|mirrored| mirrored.unwrap().bytes)
+async fn mirror(gateway: &Gateway) -> Result<u64, Failure> {
+    let url = format!("file://{}", gateway.path().join("upstream").display());
+    let (upstream, bell) = (Upstream::at(&url).unwrap(), Arc::new(Bell::default()));
+    let mirror = Mirror::new(&upstream, &DurableFs::new(), &bell)?.unwrap();
+    let files = ChainFiles::new(&gateway.dataset("temperature"));
+    let known = mirror.head("temperature").await?;
+    let head = files.head().unwrap().unwrap();
+    let missing = files.blocks_after(head, known.as_ref().map(|known| &known.hash)).unwrap().unwrap();
+    match mirror.push("temperature", &files, known.as_ref(), &missing).await? {
+        Pushed::Done { bytes } => Ok(bytes),
+        Pushed::HeadMoved => panic!("nobody else writes"),
+    }
 }
 
-async fn until(agent: &Agent, is_so: impl Fn(&forebay_agent::upstream::deliver::DeliveryReport) -> bool) {
+async fn until(agent: &Agent, is_so: impl Fn(&DeliveryReport) -> bool) {
     let progress = &agent.shared().progress[0];
     let wait = async {
         while !is_so(&progress.report()) {

@@ -36,4 +36,4 @@ pub use files::{ChainFiles, SealedSlice};
 pub use multihash::{DatasetDid, Multihash};
 pub use repository::Repository;
 pub use schema::{DataField, DataSchema, DataType, TimeUnit};
-pub use verify::{Depth, Report, verify};
+pub use verify::{Depth, Report, verify, verify_kept};

@@ -22,6 +22,7 @@ use super::multihash::Multihash;
 pub use super::walk::ChainFileError;
 use super::{key, walk};
 use crate::durable_fs::DurableFs;
+use crate::position::Seq;
 
 /// A dataset's directory, with one writer.
 #[derive(Debug)]
@@ -205,13 +206,16 @@ impl Repository {
         Ok(Blocks { dir: self.dir.clone(), hashes: hashes.into_iter() })
     }
 
-    /// Removes what a power cut left behind. To be called before anything is being written, a slice included.
-    pub fn sweep_orphans(&mut self) -> Result<Sweep, ChainFileError> {
+    /// Removes what a power cut left behind, slices below `released` included: they were to go. To be called before
+    /// anything is being written, a slice included.
+    pub fn sweep_orphans(&mut self, released: Seq) -> Result<Sweep, ChainFileError> {
         let mut keep = BTreeSet::new();
         for item in self.blocks(None)? {
             let (hash, block) = item?;
             keep.insert(walk::block_path(&self.dir, &hash));
-            keep.extend(block.event.new_data().map(|slice| self.data_path(&slice.physical_hash)));
+            if block.event.last_seq().is_none_or(|last| last >= released) {
+                keep.extend(block.event.new_data().map(|slice| self.data_path(&slice.physical_hash)));
+            }
         }
         keep.insert(walk::head_path(&self.dir));
         let mut sweep = Sweep::default();

@@ -14,6 +14,7 @@ use super::multihash::{DatasetDid, Multihash};
 use super::repository::{list, name_of};
 use super::slice_check::{check_file, check_rows};
 use super::walk::{self, ChainFileError};
+use crate::position::Seq;
 
 /// Rows held at a time.
 pub const BATCH_ROWS: usize = 1_024;
@@ -95,11 +96,21 @@ impl fmt::Display for Problem {
 /// Checks the dataset in `dir`.
 #[must_use]
 pub fn verify(dir: &Path, depth: Depth) -> Report {
-    let mut verifier = Verifier { dir, depth, report: Report::default() };
+    verify_kept(dir, depth, Seq(0))
+}
+
+/// The same where retention has released the slices below `released`: they may be missing.
+#[must_use]
+pub fn verify_kept(dir: &Path, depth: Depth, released: Seq) -> Report {
+    let mut verifier = Verifier { dir, depth, released, gone: 0, report: Report::default() };
     verifier.check_block_files();
     let referenced = verifier.check_chain();
     if let Some(referenced) = referenced {
         verifier.note_orphans(&referenced);
+    }
+    if verifier.gone > 0 {
+        let what = format!("{} slices were released after every upstream had them", verifier.gone);
+        verifier.report.note(PathBuf::from("data"), what);
     }
     verifier.report
 }
@@ -107,6 +118,9 @@ pub fn verify(dir: &Path, depth: Depth) -> Report {
 struct Verifier<'a> {
     dir: &'a Path,
     depth: Depth,
+    released: Seq,
+    /// Slices that are missing and may be.
+    gone: u64,
     report: Report,
 }
 
@@ -152,8 +166,14 @@ impl Verifier<'_> {
             self.report.blocks += 1;
             self.report.dataset_id = Some(state.dataset_id);
             if let Some(slice) = block.event.new_data() {
-                referenced.insert(walk::data_path(dir, &slice.physical_hash));
-                self.check_slice(slice, state);
+                let path = walk::data_path(dir, &slice.physical_hash);
+                let may_be_gone = block.event.last_seq().is_some_and(|last| last < self.released);
+                if may_be_gone && !path.exists() {
+                    self.gone += 1;
+                } else {
+                    self.check_slice(slice, state);
+                }
+                referenced.insert(path);
             }
         });
         if let Err(error) = replayed {

@@ -90,9 +90,9 @@ impl DatasetSealer {
             Err(OpenError::NoHead(_)) => Repository::create(&dir, fs.clone(), instant(now_us))?,
             opened => opened?,
         };
-        repository.sweep_orphans()?;
-        declare(&mut repository, spec, instant(now_us))?;
         let id = spool.dataset_id(&spec.name)?;
+        repository.sweep_orphans(spool.released(id)?)?;
+        declare(&mut repository, spec, instant(now_us))?;
         let sealed = spool.sealed(id)?;
         let mut dataset =
             Self { id, spec: Arc::clone(spec), gateway: gateway.to_owned(), repository, sealed, must_reopen: false };
@@ -104,7 +104,7 @@ impl DatasetSealer {
     pub(super) fn seal(&mut self, spool: &Spool, limits: &BatchLimits) -> Result<Option<Sealed>, SealError> {
         if std::mem::replace(&mut self.must_reopen, true) {
             self.repository = Repository::open(self.repository.dir(), self.repository.fs().clone())?;
-            self.repository.sweep_orphans()?;
+            self.repository.sweep_orphans(spool.released(self.id)?)?;
             self.catch_up(spool)?;
         }
         let sealed = self.seal_batch(spool, limits)?;

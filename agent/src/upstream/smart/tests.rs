@@ -62,10 +62,7 @@ fn the_payload_is_an_array_of_numbers() {
         text,
         r#"{"new_blocks":{"num_blocks":6,"media_type":"application/tar+gzip","encoding":"raw","payload":[31,139,8]}}"#
     );
-    assert_eq!(
-        frames::text(&Progress::running(7)).unwrap(),
-        r#"{"details":{"Running":{"uploaded_objects_count":7}}}"#
-    );
+    assert_eq!(frames::text(&Progress::running(7)).unwrap(), r#"{"details":{"Running":{"uploaded_objects_count":7}}}"#);
 }
 
 #[test]

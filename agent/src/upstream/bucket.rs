@@ -1,0 +1,245 @@
+//! A bucket of an S3-compatible store as a place for repositories.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path as FilePath;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use forebay_storage::odf::Multihash;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::path::Path;
+use object_store::{
+    Certificate, ClientOptions, Error, MultipartUpload as _, ObjectStore as _, ObjectStoreExt as _, PutMode,
+    PutOptions, PutPayload, RetryConfig, UpdateVersion,
+};
+
+use super::http::install_crypto;
+use super::outcome::{Failure, FailureKind};
+use super::pace::Pace;
+use super::repository::{RemoteFile, RemoteHead, parse_head};
+use crate::config::{Bucket, Upstream};
+
+/// A slice beyond this is put in parts of this size: it bounds what is held in memory, and what a cut connection costs.
+/// S3 wants at least 5 MiB.
+const PART_BYTES: usize = 5 << 20;
+/// Longest `refs/head` that is looked at, bytes; a hash has 69.
+const HEAD_BYTES_MAX: u64 = 256;
+/// The slowest link that is waited for, bytes a second.
+const SLOWEST_LINK: u64 = 16 << 10;
+
+/// One bucket and the prefix in it.
+#[derive(Debug)]
+pub struct BucketStore {
+    store: AmazonS3,
+    name: String,
+    prefix: Path,
+    pace: Pace,
+    /// The store has said that it knows no conditional put.
+    is_unconditional: AtomicBool,
+}
+
+impl BucketStore {
+    pub(super) fn new(bucket: &Bucket, upstream: &Upstream) -> Result<Self, Failure> {
+        install_crypto();
+        let mut builder = AmazonS3Builder::from_env()
+            .with_bucket_name(&bucket.name)
+            .with_client_options(client_options(upstream)?)
+            // Waiting and trying again is done in one place, `deliver`.
+            .with_retry(RetryConfig { max_retries: 0, retry_timeout: Duration::ZERO, ..RetryConfig::default() });
+        if let Some(endpoint) = &bucket.endpoint {
+            builder = builder.with_endpoint(endpoint).with_virtual_hosted_style_request(false);
+        }
+        if let Some(region) = &bucket.region {
+            builder = builder.with_region(region);
+        }
+        if let (Some(id), Some(secret)) = (&bucket.access_key_id, &bucket.secret_access_key) {
+            let secret = secret.read().map_err(|problem| Failure::new(FailureKind::Unauthorised, problem))?;
+            builder = builder.with_access_key_id(id).with_secret_access_key(secret);
+        }
+        let store = builder.build().map_err(|error| Failure::unreachable(error.to_string()))?;
+        Ok(Self {
+            store,
+            name: bucket.name.clone(),
+            prefix: Path::from(bucket.prefix.as_str()),
+            pace: Pace::new(upstream.rate_limit),
+            is_unconditional: AtomicBool::new(false),
+        })
+    }
+
+    fn path(&self, dataset: &str, file: RemoteFile<'_>) -> Path {
+        file.to_string().split('/').fold(self.prefix.clone().join(dataset), Path::join)
+    }
+
+    pub(super) async fn reach(&self) -> Result<(), Failure> {
+        // Any answer is one; the usual one is that nothing has this name. A HEAD would not say whether the bucket is there.
+        match self.store.get(&self.prefix.clone().join("forebay")).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_missing_object(&error) => Ok(()),
+            Err(error) => Err(self.failure(&error)),
+        }
+    }
+
+    pub(super) async fn head(&self, dataset: &str) -> Result<Option<RemoteHead>, Failure> {
+        let path = self.path(dataset, RemoteFile::Head);
+        let got = match self.store.get(&path).await {
+            Ok(got) => got,
+            Err(error) if is_missing_object(&error) => return Ok(None),
+            Err(error) => return Err(self.failure(&error)),
+        };
+        let version = UpdateVersion { e_tag: got.meta.e_tag.clone(), version: got.meta.version.clone() };
+        let text = if got.meta.size > HEAD_BYTES_MAX {
+            Bytes::from_static(b"too long")
+        } else {
+            got.bytes().await.map_err(|error| self.failure(&error))?
+        };
+        parse_head(path.as_ref(), &String::from_utf8_lossy(&text), Some(version)).map(Some)
+    }
+
+    pub(super) async fn has(&self, dataset: &str, file: RemoteFile<'_>, size: u64) -> Result<bool, Failure> {
+        match self.store.head(&self.path(dataset, file)).await {
+            Ok(meta) => Ok(meta.size == size),
+            Err(error) if is_missing_object(&error) => Ok(false),
+            Err(error) => Err(self.failure(&error)),
+        }
+    }
+
+    pub(super) async fn put(
+        &self,
+        dataset: &str,
+        file: RemoteFile<'_>,
+        from: &FilePath,
+        size: u64,
+    ) -> Result<u64, Failure> {
+        let local = |error: std::io::Error| Failure::local(format!("{}: {error}", from.display()));
+        let mut source = File::open(from).map_err(local)?;
+        let path = self.path(dataset, file);
+        if size <= PART_BYTES as u64 {
+            let mut whole = Vec::new();
+            source.read_to_end(&mut whole).map_err(local)?;
+            self.pace.wait(whole.len()).await;
+            self.store.put(&path, PutPayload::from(whole)).await.map_err(|error| self.failure(&error))?;
+            return Ok(size);
+        }
+        let mut upload = self.store.put_multipart(&path).await.map_err(|error| self.failure(&error))?;
+        loop {
+            let mut part = Vec::with_capacity(PART_BYTES);
+            source.by_ref().take(PART_BYTES as u64).read_to_end(&mut part).map_err(local)?;
+            if part.is_empty() {
+                break;
+            }
+            self.pace.wait(part.len()).await;
+            if let Err(error) = upload.put_part(PutPayload::from(part)).await {
+                // Parts of an upload that nobody finishes cost money; the bucket's lifecycle rule is the second guard.
+                let _ = upload.abort().await;
+                return Err(self.failure(&error));
+            }
+        }
+        upload.complete().await.map_err(|error| self.failure(&error))?;
+        Ok(size)
+    }
+
+    /// Whether the head was moved; if not, it was not what `known` says.
+    pub(super) async fn set_head(
+        &self,
+        dataset: &str,
+        known: Option<&RemoteHead>,
+        head: &Multihash,
+    ) -> Result<bool, Failure> {
+        let path = self.path(dataset, RemoteFile::Head);
+        let text = PutPayload::from(head.to_string().into_bytes());
+        let condition = match known.and_then(|known| known.version.clone()) {
+            Some(version) => PutMode::Update(version),
+            None => PutMode::Create,
+        };
+        if !self.is_unconditional.load(Ordering::Relaxed) {
+            match self.store.put_opts(&path, text.clone(), PutOptions::from(condition)).await {
+                Ok(_) => return Ok(true),
+                Err(Error::Precondition { .. } | Error::AlreadyExists { .. }) => return Ok(false),
+                Err(error) if is_unknown_condition(&error) => {
+                    self.is_unconditional.store(true, Ordering::Relaxed);
+                    tracing::warn!(
+                        bucket = self.name,
+                        "The store knows no conditional put: make sure that no other gateway writes to this prefix."
+                    );
+                }
+                Err(error) => return Err(self.failure(&error)),
+            }
+        }
+        if self.head(dataset).await?.as_ref() != known {
+            return Ok(false);
+        }
+        self.store.put(&path, text).await.map_err(|error| self.failure(&error))?;
+        Ok(true)
+    }
+
+    /// In one line that says what to change.
+    fn failure(&self, error: &Error) -> Failure {
+        let text = chain_of(error);
+        let bucket = &self.name;
+        let advice = [
+            ("NoSuchBucket", "there is no such bucket: create it, or correct `url`"),
+            ("InvalidAccessKeyId", "the store does not know this access_key_id"),
+            ("SignatureDoesNotMatch", "the secret access key does not belong to the access_key_id"),
+            ("AccessDenied", "these keys may not do this: they need s3:GetObject and s3:PutObject below the prefix"),
+            ("UnknownIssuer", "the certificate of the store is not trusted: name the CA that signed it in `ca_file`"),
+            ("QuotaExceeded", "the bucket's quota is used up"),
+        ];
+        let known = advice.iter().find(|(code, _)| text.contains(code)).map(|(_, advice)| *advice);
+        let words = match known {
+            Some(advice) => format!("bucket {bucket}: {advice} ({text})"),
+            None => format!("bucket {bucket}: {text}"),
+        };
+        let is_about_keys = matches!(error, Error::PermissionDenied { .. } | Error::Unauthenticated { .. });
+        if is_about_keys { Failure::new(FailureKind::Unauthorised, words) } else { Failure::unreachable(words) }
+    }
+}
+
+fn client_options(upstream: &Upstream) -> Result<ClientOptions, Failure> {
+    let mut options = ClientOptions::new()
+        .with_allow_http(true) // the scheme of `url` decides
+        .with_http1_only()
+        .with_connect_timeout(upstream.timeout.min(Duration::from_secs(15)))
+        // Of a whole request: a part has to get through a slow link.
+        .with_timeout(upstream.timeout + Duration::from_secs(PART_BYTES as u64 / SLOWEST_LINK));
+    if let Some(path) = &upstream.ca_file {
+        let unusable = |problem: String| Failure::unreachable(format!("ca_file {}: {problem}", path.display()));
+        let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+        let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| unusable(error.to_string()))?;
+        if certificates.is_empty() {
+            return Err(unusable("holds no certificate in PEM".to_owned()));
+        }
+        options = options.with_no_system_certificates(true);
+        for certificate in certificates {
+            options = options.with_root_certificate(certificate);
+        }
+    }
+    Ok(options)
+}
+
+/// The object is not there; a bucket that is not there is another matter.
+fn is_missing_object(error: &Error) -> bool {
+    matches!(error, Error::NotFound { .. }) && !chain_of(error).contains("NoSuchBucket")
+}
+
+fn is_unknown_condition(error: &Error) -> bool {
+    let text = chain_of(error);
+    matches!(error, Error::NotImplemented { .. })
+        || text.contains("NotImplemented")
+        || text.contains("status code: 501")
+}
+
+/// An error with its causes, each said once.
+fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text.replace(['\n', '\r'], " ")
+}

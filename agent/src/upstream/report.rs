@@ -1,0 +1,100 @@
+//! What is known of one upstream, for `status`, for the sealer and for whoever waits for a delivery.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Upstream;
+
+/// What is known of one upstream.
+#[derive(Debug, Default)]
+pub struct Progress {
+    reachable: AtomicBool,
+    /// Number of the last urge that was followed to its end.
+    urged: AtomicU64,
+    report: Mutex<DeliveryReport>,
+}
+
+/// What `status` says of one upstream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryReport {
+    /// Its URL.
+    pub url: String,
+    /// Whether the last attempt reached it.
+    pub reachable: bool,
+    /// Since when something sealed waits for it, milliseconds since 1970.
+    pub pending_since_ms: Option<i64>,
+    /// Bytes of sealed slices that it does not have yet; they count against `spool.max_bytes`.
+    pub undelivered_bytes: u64,
+    /// Why the last attempt failed, and what to change.
+    pub last_error: Option<String>,
+    /// Blocks delivered since the agent started; with push ingest, slices.
+    pub blocks: u64,
+    /// Bytes sent since the agent started.
+    pub bytes: u64,
+    /// Dataset name to position: the first `seq` not delivered.
+    pub delivered: BTreeMap<String, u64>,
+    /// Rows delivered since the agent started.
+    #[serde(default)]
+    pub rows: u64,
+    /// Dataset name to what keeps it from being delivered, and what to change.
+    #[serde(default)]
+    pub problems: BTreeMap<String, Problem>,
+    /// Milliseconds since 1970 at which the configured window opens; none: it is open, or there is none.
+    #[serde(default)]
+    pub opens_at_ms: Option<i64>,
+}
+
+/// Why a dataset is not delivered while others are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// One line.
+    pub words: String,
+    /// The upstream refuses it until somebody changes something; it is tried again only now and then.
+    pub quarantined: bool,
+}
+
+impl Progress {
+    /// Nothing is known yet.
+    pub fn new(upstream: &Upstream) -> Self {
+        let report = DeliveryReport { url: upstream.url.clone(), ..DeliveryReport::default() };
+        Self { report: Mutex::new(report), ..Self::default() }
+    }
+
+    /// Whether the last attempt reached it.
+    pub fn is_reachable(&self) -> bool {
+        self.reachable.load(Ordering::Relaxed)
+    }
+
+    /// What is known.
+    pub fn report(&self) -> DeliveryReport {
+        self.lock().clone()
+    }
+
+    /// Number of the last urge ([`Bell::urge`](super::bell::Bell::urge)) after which everything was delivered or had failed.
+    pub fn urged(&self) -> u64 {
+        self.urged.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_urged(&self, urge: u64) {
+        self.urged.store(urge, Ordering::Release);
+    }
+
+    /// Whether it was not so before.
+    pub(super) fn set_reachable(&self, reachable: bool) -> bool {
+        let before = self.reachable.swap(reachable, Ordering::Relaxed);
+        self.lock().reachable = reachable;
+        before != reachable
+    }
+
+    pub(super) fn set_undelivered(&self, bytes: u64) {
+        self.lock().undelivered_bytes = bytes;
+    }
+
+    /// A panic of another thread leaves plain data behind, which is still good to read.
+    pub(super) fn lock(&self) -> MutexGuard<'_, DeliveryReport> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
