@@ -177,7 +177,7 @@ impl Session {
 
         let metadata: Metadata = self.next().await?;
         self.reach(Stage::Blocks).await?;
-        let blocks = unpack(metadata.new_blocks, plan.transfer_plan.num_blocks)?;
+        let blocks = unpack(&metadata.new_blocks, plan.transfer_plan.num_blocks)?;
         if let Some(dataset) = &dataset
             && plan.force_update_if_diverged
             && overwrites_seed(dataset, &blocks)
@@ -319,7 +319,7 @@ fn internal(phase: &str) -> End {
     End::Fatal(json!({ "Err": { "Internal": error } }))
 }
 
-fn unpack(new_blocks: NewBlocks, planned: usize) -> Result<Vec<Block>, End> {
+fn unpack(new_blocks: &NewBlocks, planned: usize) -> Result<Vec<Block>, End> {
     let is_known = new_blocks.media_type == "application/tar+gzip" && new_blocks.encoding == "raw";
     if new_blocks.num_blocks != planned || !is_known {
         return Err(End::Drop);
