@@ -10,6 +10,7 @@
 
 use std::io::Read as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
@@ -33,6 +34,8 @@ use crate::store::{Block, CreateError, Dataset};
 
 const VERSION_HEADER: &str = "x-odf-smtp-version";
 const VERSION: &str = "1";
+/// How long a client may take to close after us.
+const CLOSE_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Deserialize)]
 struct Plan {
@@ -158,7 +161,7 @@ impl Session {
         };
         if self.socket.send(Message::Close(Some(close))).await.is_ok() {
             // The client's own close frame.
-            gone(&mut self.socket).await;
+            let _ = tokio::time::timeout(CLOSE_MAX, gone(&mut self.socket)).await;
         }
     }
 
