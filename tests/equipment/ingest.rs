@@ -1,8 +1,11 @@
 //! Push ingest as a node does it: Ledger, all or nothing, and what happens when an answer or the node is lost.
 
 use std::fmt::Write as _;
+use std::io::{Read, Write as _};
+use std::net::TcpStream;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use forebay_storage::odf::{Depth, verify};
@@ -126,6 +129,29 @@ fn an_answer_lost_after_the_commit_makes_no_duplicate() {
     assert_eq!(seqs(&node), [0, 1, 2]);
     assert_eq!(post(&node, &lines(0..3)), 200);
     assert_eq!(seqs(&node), [0, 1, 2]);
+}
+
+#[test]
+fn a_stall_or_a_body_cut_short_commits_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = with_dataset(&dir, |config| config);
+    let bearer = format!("Bearer {}", node.token());
+    for (faults, sent) in [(vec![json!({ "on": "ingest", "stage": "mid-body", "do": "stall" })], 1), (vec![], 2)] {
+        node.faults(&faults).unwrap();
+        let body = lines(0..100);
+        let mut stream = TcpStream::connect(node.addr()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let head = format!(
+            "POST /acme/readings/ingest HTTP/1.1\r\nhost: x\r\nauthorization: {bearer}\r\ncontent-type: {NDJSON}\r\n\
+             content-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&body.as_bytes()[..body.len() / sent]).unwrap();
+        assert!(stream.read(&mut [0]).is_err(), "no answer");
+    }
+    assert!(seqs(&node).is_empty());
+    assert_eq!(post(&node, &lines(0..1)), 200);
 }
 
 #[test]

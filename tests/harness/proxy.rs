@@ -1,7 +1,7 @@
 //! A bad link: forwards TCP and, while it runs, can be made slow, deaf or broken.
 //!
 //! Two threads a connection. They look at the controls before they forward anything, so nothing passes after a cut or into a
-//! black hole; an idle connection learns of a cut within [`TICK`]. A cut is a reset, in both directions.
+//! black hole; an idle connection learns of a cut within 10 ms. A cut is a reset, in both directions.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

@@ -10,6 +10,7 @@
 
 use std::io::Read as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
@@ -33,6 +34,8 @@ use crate::store::{Block, CreateError, Dataset};
 
 const VERSION_HEADER: &str = "x-odf-smtp-version";
 const VERSION: &str = "1";
+/// How long a client may take to close after us.
+const CLOSE_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Deserialize)]
 struct Plan {
@@ -158,7 +161,7 @@ impl Session {
         };
         if self.socket.send(Message::Close(Some(close))).await.is_ok() {
             // The client's own close frame.
-            gone(&mut self.socket).await;
+            let _ = tokio::time::timeout(CLOSE_MAX, gone(&mut self.socket)).await;
         }
     }
 
@@ -177,7 +180,7 @@ impl Session {
 
         let metadata: Metadata = self.next().await?;
         self.reach(Stage::Blocks).await?;
-        let blocks = unpack(metadata.new_blocks, plan.transfer_plan.num_blocks)?;
+        let blocks = unpack(&metadata.new_blocks, plan.transfer_plan.num_blocks)?;
         if let Some(dataset) = &dataset
             && plan.force_update_if_diverged
             && overwrites_seed(dataset, &blocks)
@@ -319,7 +322,7 @@ fn internal(phase: &str) -> End {
     End::Fatal(json!({ "Err": { "Internal": error } }))
 }
 
-fn unpack(new_blocks: NewBlocks, planned: usize) -> Result<Vec<Block>, End> {
+fn unpack(new_blocks: &NewBlocks, planned: usize) -> Result<Vec<Block>, End> {
     let is_known = new_blocks.media_type == "application/tar+gzip" && new_blocks.encoding == "raw";
     if new_blocks.num_blocks != planned || !is_known {
         return Err(End::Drop);

@@ -118,18 +118,18 @@ impl Store {
             return Err(CreateError::Ref(state.dataset_id));
         }
         let dir = self.files.dir.join(account).join(name);
-        let dataset = self.lay_out(&dir, Info { is_public, snapshot }, seed).map_err(CreateError::Other)?;
+        let dataset = self.lay_out(&dir, &Info { is_public, snapshot }, seed).map_err(CreateError::Other)?;
         let dataset = Arc::new(dataset);
         datasets.insert(key, Arc::clone(&dataset));
         Ok(dataset)
     }
 
-    fn lay_out(&self, dir: &Path, info: Info, seed: &Block) -> Result<Dataset> {
+    fn lay_out(&self, dir: &Path, info: &Info, seed: &Block) -> Result<Dataset> {
         let building = self.files.temporary();
         for name in ["blocks", "data", "refs", "info"] {
             fs::create_dir_all(building.join(name))?;
         }
-        fs::write(building.join("info/stub.json"), serde_json::to_vec(&info)?)?;
+        fs::write(building.join("info/stub.json"), serde_json::to_vec(info)?)?;
         fs::write(building.join("blocks").join(seed.hash.to_string()), &seed.bytes)?;
         fs::write(building.join("refs/head"), seed.hash.to_string())?;
         fs::create_dir_all(dir.parent().context("a dataset's directory has a parent")?)?;
