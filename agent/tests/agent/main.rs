@@ -5,5 +5,7 @@
 mod backlog;
 mod commands;
 mod running;
+mod smart;
+mod smart_node;
 mod support;
 mod upstream;
