@@ -119,5 +119,6 @@ fn unauthorised(http: &Http, failure: Failure) -> Failure {
         Some(token) => format!("put a valid token into {token}; it is read again before each try"),
         None => "name a token in `token_file`".to_owned(),
     };
-    Failure { words: format!("{}; {advice}", failure.words), ..failure }
+    let Failure { kind, words } = failure;
+    Failure::new(kind, format!("{words}; {advice}"))
 }

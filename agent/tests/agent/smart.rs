@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::DateTime;
-use forebay_agent::config::{Secret, Upstream, UpstreamKind};
+use forebay_agent::config::{Secret, Upstream};
 use forebay_agent::upstream::http::Http;
 use forebay_agent::upstream::outcome::{Failure, FailureKind};
 use forebay_agent::upstream::smart::{Push, Smart};
@@ -284,7 +284,7 @@ impl Pusher {
         let mut upstream = Upstream::at(&format!("odf+http://{node}/edge")).unwrap();
         upstream.token = Some(Secret::File(token));
         change(&mut upstream);
-        let UpstreamKind::Smart(url) = upstream.kind.clone() else { panic!("{upstream:?}") };
+        let url = upstream.kind.node().unwrap().clone();
         let smart = Smart::new(Arc::new(Http::new(&upstream).unwrap()), url);
         Self { smart, files: ChainFiles::new(Path::new(SAMPLE)), _token: dir }
     }
