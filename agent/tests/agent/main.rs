@@ -7,5 +7,7 @@ mod commands;
 mod ingest;
 mod provision;
 mod running;
+mod smart;
+mod smart_node;
 mod support;
 mod upstream;

@@ -6,8 +6,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use forebay_storage::odf::{Event, MetadataBlock, Multihash};
 
-use super::super::outcome::Failure;
 use super::frames::{FRAME_BYTES_MAX, ObjectFile, Plan};
+use crate::upstream::outcome::Failure;
 
 /// Largest archive, bytes: each is at least two characters of JSON. Beyond: [`Failure::local`].
 const ARCHIVE_BYTES_MAX: usize = FRAME_BYTES_MAX / 2;

@@ -14,7 +14,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::super::outcome::{Failure, FailureKind, words_of};
+use crate::upstream::outcome::{Failure, FailureKind, words_of};
 
 /// Largest frame, bytes of JSON. A node takes messages of 64 MiB and frames of 16 MiB; a byte of an archive is about 3.6
 /// bytes of JSON. Beyond: [`FailureKind::Local`].

@@ -16,7 +16,7 @@
 //! that arrived are skipped. What the node does *not* check is that slices were uploaded at all, so the commit is asked for
 //! only after every upload was answered.
 //!
-//! Reading order: [`frames`] what is said (pure), [`bundle`] the blocks (pure), [`session`] who speaks when, [`upload`].
+//! Reading order: `frames` what is said (pure), `bundle` the blocks (pure), `session` who speaks when, `upload`.
 
 mod bundle;
 mod frames;

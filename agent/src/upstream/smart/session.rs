@@ -24,11 +24,11 @@ use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-use super::super::http::{Http, PIECE_BYTES, of_error};
-use super::super::outcome::{Failure, FailureKind};
 use super::bundle::Bundle;
 use super::frames::{self, Empty, End, NewBlocks, ObjectFile, ObjectFiles, Place, Progress, Request, Step, Strategies};
 use super::upload;
+use crate::upstream::http::{Http, PIECE_BYTES, of_error};
+use crate::upstream::outcome::{Failure, FailureKind};
 
 /// Version of the Smart Transfer Protocol.
 const VERSION_HEADER: &str = "x-odf-smtp-version";

@@ -10,9 +10,9 @@ use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, He
 use reqwest::{Method, RequestBuilder, Url};
 use tokio::fs::File;
 
-use super::super::http::{Http, paced_body};
-use super::super::outcome::{Failure, FailureKind};
 use super::frames::{ObjectFile, Place};
+use crate::upstream::http::{Http, paced_body};
+use crate::upstream::outcome::{Failure, FailureKind};
 
 /// Uploads one slice.
 pub(super) async fn put(
@@ -86,4 +86,57 @@ fn without_query(url: &Url) -> Url {
 
 fn unusable(problem: &str) -> Failure {
     Failure::new(FailureKind::Unknown, format!("the node's answer cannot be followed: {problem}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_storage::odf::Multihash;
+
+    use super::*;
+    use crate::config::{NodeUrl, Upstream};
+    use crate::upstream::smart::frames::Header;
+
+    /// The request for a slice of seven bytes.
+    fn request_to(url: &str, (name, value): (&str, &str)) -> Result<RequestBuilder, Failure> {
+        let (http, node) = node();
+        let object = ObjectFile::slice(Multihash::of(b""), 7);
+        let header = Header { name: name.to_owned(), value: value.to_owned() };
+        let place = Place { url: url.to_owned(), headers: vec![header] };
+        request(&http, &node.base, node.join(url), headers(&object, &place)?)
+    }
+
+    fn node() -> (Http, NodeUrl) {
+        let upstream = Upstream::at("odf+https://node.example.com/edge").unwrap();
+        (Http::new(&upstream).unwrap(), upstream.kind.node().unwrap().clone())
+    }
+
+    #[test]
+    fn what_the_node_gives_along_is_sent_and_the_length_is_ours() {
+        let request = request_to("https://store.example.com/x?signature=y", ("Content-Length", "9"));
+        let request = request.unwrap().build().unwrap();
+
+        assert_eq!(request.headers()[CONTENT_LENGTH], "7");
+        assert_eq!(request.headers()[CONTENT_TYPE], "application/octet-stream");
+        assert!(!request.headers().contains_key(AUTHORIZATION));
+        assert_eq!(without_query(request.url()).as_str(), "https://store.example.com/x");
+    }
+
+    #[test]
+    fn a_token_does_not_leave_tls() {
+        let token = ("authorization", "Bearer ka_secret");
+
+        let refused = request_to("http://node.example.com/edge/readings/data/x", token).unwrap_err();
+        let sent = request_to("https://node.example.com/edge/readings/data/x", token).unwrap().build().unwrap();
+
+        assert_eq!((refused.kind, refused.words.contains("base URL")), (FailureKind::Refused, true), "{refused}");
+        assert_eq!(sent.headers()[AUTHORIZATION], "Bearer ka_secret");
+        assert!(sent.headers()[AUTHORIZATION].is_sensitive());
+    }
+
+    #[test]
+    fn a_header_that_is_none_is_the_nodes_mistake() {
+        let failure = request_to("https://node.example.com/x", ("no header", "")).unwrap_err();
+
+        assert_eq!(failure.kind, FailureKind::Unknown);
+    }
 }
