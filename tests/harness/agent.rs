@@ -141,13 +141,25 @@ impl Agent {
 
     /// What `forebay status` knows.
     pub fn status(&self) -> Result<Value> {
-        let path = self.data_dir.join("forebay.sock");
-        let mut socket = UnixStream::connect(&path).with_context(|| format!("connect to {}", path.display()))?;
-        socket.set_read_timeout(Some(START_MAX))?;
-        socket.write_all(b"{\"command\":\"status\"}\n")?;
+        let socket = self.ask("{\"command\":\"status\"}\n")?;
         let mut answer = String::new();
         BufReader::new(socket).read_line(&mut answer).context("read the status")?;
         serde_json::from_str(&answer).with_context(|| format!("understand the status {answer}"))
+    }
+
+    /// Has everything sealed and delivered, as `forebay sync --once` does, and answers the last report.
+    pub fn sync(&self) -> Result<Value> {
+        let mut lines = BufReader::new(self.ask("{\"command\":\"sync\"}\n")?).lines();
+        let last = lines.by_ref().last().context("the agent answers")??;
+        serde_json::from_str(&last).with_context(|| format!("understand the report {last}"))
+    }
+
+    fn ask(&self, request: &str) -> Result<UnixStream> {
+        let path = self.data_dir.join("forebay.sock");
+        let mut socket = UnixStream::connect(&path).with_context(|| format!("connect to {}", path.display()))?;
+        socket.set_read_timeout(Some(START_MAX))?;
+        socket.write_all(request.as_bytes())?;
+        Ok(socket)
     }
 
     /// Waits until at least `messages` are stored and every one is a row or a dead letter. The batch age must be short.

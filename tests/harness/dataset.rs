@@ -18,11 +18,15 @@ pub struct Rows {
 impl Rows {
     /// Reads every slice of the dataset `name`. Offsets must be dense and `seq` must rise, over all slices.
     pub fn read(data_dir: &Path, name: &str) -> Result<Self> {
-        let dir = data_dir.join("datasets").join(name);
+        Self::read_repository(&data_dir.join("datasets").join(name))
+    }
+
+    /// The same for a repository anywhere.
+    pub fn read_repository(dir: &Path) -> Result<Self> {
         let head = dir.join("refs/head");
         ensure!(head.is_file(), "{} is not there", head.display());
         let mut slices = BTreeMap::new();
-        for entry in fs::read_dir(dir.join("data")).with_context(|| format!("list the slices of {name}"))? {
+        for entry in fs::read_dir(dir.join("data")).with_context(|| format!("list the slices of {}", dir.display()))? {
             let path = entry?.path();
             let batches = read_slice(&path).with_context(|| format!("read {}", path.display()))?;
             let first = batches.iter().find(|batch| batch.num_rows() > 0).context("a slice without a row")?;
@@ -62,6 +66,15 @@ impl Rows {
             }
         }
         Ok(texts)
+    }
+
+    /// The `seq` of each row.
+    pub fn seqs(&self) -> Result<Vec<i64>> {
+        let mut seqs = Vec::new();
+        for batch in &self.batches {
+            seqs.extend_from_slice(integers(batch, "seq")?);
+        }
+        Ok(seqs)
     }
 
     fn check_positions(&self) -> Result<()> {

@@ -5,6 +5,8 @@
 mod ack_after_fsync;
 mod isolation;
 mod kill9;
+mod outages;
+mod publisher;
 mod restart;
 mod rumqttc_client;
 mod s3_server;
@@ -20,6 +22,9 @@ use forebay_tests::dataset::Rows;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_forebay-under-test");
 /// The S3 server, built with these tests.
 const S3_PROGRAM: &str = env!("CARGO_BIN_EXE_forebay-stub-s3");
+
+/// The stub of a Kamu node, built with these tests.
+const NODE_PROGRAM: &str = env!("CARGO_BIN_EXE_forebay-stub-node");
 
 /// Everything to the dataset `messages`, sealed soon, so that a story need not wait for it.
 fn sealing_soon(dir: &Path) -> AgentConfig {
@@ -40,4 +45,9 @@ fn finish(agent: Agent, config: &AgentConfig, dataset: &str) -> Rows {
     assert!(verify.status.success(), "{report}{}", String::from_utf8_lossy(&verify.stderr));
     assert!(report.contains("verify: ok"), "{report}");
     Rows::read(&config.data_dir(), dataset).expect("the dataset can be read")
+}
+
+/// How often something is done, or with which seed, by an environment variable.
+fn from_env<T: std::str::FromStr>(name: &str, default: T) -> T {
+    std::env::var(name).ok().map_or(default, |text| text.parse().ok().unwrap_or_else(|| panic!("{name}={text}")))
 }

@@ -519,13 +519,16 @@ impl Runner {
         self.lanes.iter_mut().for_each(|lane| lane.known = None);
         let is_first = self.backoff.failures() == 0;
         let (upstream, problem) = (&self.delivery.upstream.url, &failure.words);
-        let is_new = self.delivery.progress.lock().last_error.replace(problem.clone()).as_ref() != Some(problem);
+        self.delivery.progress.lock().last_error = Some(problem.clone());
         if failure.kind == FailureKind::Unauthorised && self.carrier.as_ref().is_some_and(Carrier::reread_token) {
             info!(upstream, "Read a new token.");
             return Next::Again(Duration::ZERO);
         }
         match failure.kind {
-            FailureKind::Unauthorised if is_new => error!(upstream, problem, "The upstream refuses us."),
+            // Once may be a token that is being changed; twice is for a person.
+            FailureKind::Unauthorised if self.backoff.failures() == 1 => {
+                error!(upstream, problem, "The upstream does not accept the token.");
+            }
             _ if is_first => warn!(upstream, problem, "Upstream is not reachable; trying again."),
             _ => debug!(upstream, problem, "Upstream is still not reachable."),
         }
