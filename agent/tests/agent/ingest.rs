@@ -11,7 +11,7 @@ use std::time::Duration;
 use arrow::array::AsArray as _;
 use arrow::datatypes::Int64Type;
 use bytes::Bytes;
-use forebay_agent::config::{Ingest, IngestFormat, Secret, Upstream, UpstreamKind};
+use forebay_agent::config::{Ingest, IngestFormat, Secret, Upstream};
 use forebay_agent::upstream::http::Http;
 use forebay_agent::upstream::ingest::bisect::PROBES;
 use forebay_agent::upstream::ingest::{Delivered, Poster, TRIES};
@@ -44,7 +44,7 @@ async fn a_request_looks_as_a_node_expects_it() {
         let delivered = slice.deliver(&mut poster).await.unwrap();
 
         let requests = node.requests();
-        let [request] = requests.as_slice() else { panic!("{} requests", requests.len()) };
+        let request = &requests[0];
         assert_eq!(request.line, "POST /acme/temperature/ingest?sourceName=gate+way HTTP/1.1");
         assert_eq!(request.headers["content-type"], media_type);
         assert_eq!(request.headers["content-length"], delivered.bytes.to_string());
@@ -53,7 +53,7 @@ async fn a_request_looks_as_a_node_expects_it() {
             assert!(!request.headers.contains_key(absent), "{absent}");
         }
         assert_eq!(request.seqs(), Vec::from_iter(10..15));
-        assert_eq!((delivered.rows, delivered.requests, delivered.poison.len()), (5, 1, 0));
+        assert_eq!((delivered.rows, delivered.requests, delivered.poison.len(), requests.len()), (5, 1, 0, 1));
     }
 }
 
@@ -106,6 +106,25 @@ async fn a_node_that_refuses_every_row_is_told_to_a_person_and_nothing_is_poison
 }
 
 #[tokio::test]
+async fn a_node_that_refuses_what_it_took_before_accuses_no_row() {
+    let takes = |request: &Request| request.seqs() == [0] && request.number < 10;
+    let node = Node::start(move |request| Answer::Status(if takes(request) { 200 } else { 500 })).await;
+    let slice = Slice::of(0..1_000, |_| "fine".to_owned());
+    let mut poster = node.poster(|_| {});
+    for _ in 1..TRIES {
+        slice.deliver(&mut poster).await.unwrap_err();
+    }
+
+    let failure = slice.deliver(&mut poster).await.unwrap_err();
+
+    assert_eq!(failure.kind, FailureKind::Unknown);
+    assert!(failure.words.contains("even for rows that the node took before"), "{failure}");
+    assert!(node.requests().len() < 60, "{}", node.requests().len());
+    node.answers_with(|_| Answer::Status(200));
+    assert_eq!(slice.deliver(&mut poster).await.unwrap().requests, 1, "the whole slice first");
+}
+
+#[tokio::test]
 async fn every_other_answer_is_a_failure_of_its_kind_at_once() {
     let node = Node::start(|_| Answer::Status(200)).await;
     let slice = Slice::of(0..3, |_| "fine".to_owned());
@@ -141,7 +160,7 @@ async fn a_search_that_is_interrupted_starts_over_and_its_rows_are_there_once() 
     let before = node.requests().len();
     let interrupts = move |request: &Request| match request.number - before {
         4 => Answer::Status(429),
-        8 => Answer::CutTheBody,
+        8 => Answer::Cut,
         _ => refuse_bad_rows(request),
     };
     node.answers_with(interrupts);
@@ -158,11 +177,11 @@ async fn a_search_that_is_interrupted_starts_over_and_its_rows_are_there_once() 
 
 #[tokio::test]
 async fn a_connection_that_breaks_is_no_refusal() {
-    let node = Node::start(|_| Answer::CutTheBody).await;
+    let node = Node::start(|_| Answer::Cut).await;
     let slice = Slice::of(0..20_000, |seq| format!("{:x}", seq.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
     let mut poster = node.poster(|_| {});
 
-    for cut in [Answer::CutTheBody, Answer::CutTheAnswer] {
+    for cut in [Answer::Cut, Answer::HangUp] {
         node.answers_with(move |_| cut);
         for _ in 0..TRIES {
             let failure = slice.deliver(&mut poster).await.unwrap_err();
@@ -270,9 +289,9 @@ enum Answer {
     /// Answers; with 200 it has taken the rows.
     Status(u16),
     /// Closes after the head.
-    CutTheBody,
+    Cut,
     /// Takes the rows and closes instead of answering.
-    CutTheAnswer,
+    HangUp,
     /// Takes the rows and says nothing.
     Silence,
 }
@@ -355,7 +374,9 @@ impl Node {
     }
 
     fn poster_of(&self, upstream: &Upstream, change: impl Fn(&mut Ingest)) -> Poster {
-        let UpstreamKind::Ingest(mut ingest) = upstream.kind.clone() else { panic!("not push ingest") };
+        let node = upstream.kind.node().unwrap().clone();
+        let path = "{account}/{dataset}/ingest".to_owned();
+        let mut ingest = Ingest { node, path, format: IngestFormat::default(), source_name: None };
         change(&mut ingest);
         Poster::new(Arc::new(Http::new(upstream).unwrap()), ingest, self.dir.path().join("scratch"))
     }
@@ -368,7 +389,7 @@ async fn serve(shared: &Shared, socket: &mut BufReader<TcpStream>) -> bool {
     let number = shared.requests.lock().unwrap().len() + 1;
     let mut request = Request { number, line, headers, rows: Vec::new() };
     let behaviour = Arc::clone(&shared.behaviour.lock().unwrap());
-    if behaviour(&request) == Answer::CutTheBody {
+    if behaviour(&request) == Answer::Cut {
         shared.requests.lock().unwrap().push(request);
         return false;
     }
@@ -379,8 +400,8 @@ async fn serve(shared: &Shared, socket: &mut BufReader<TcpStream>) -> bool {
     shared.requests.lock().unwrap().push(request.clone());
     if !matches!(answer, Answer::Status(status) if status != 200) {
         let mut taken = shared.taken.lock().unwrap();
-        let fresh: Vec<_> = request.seqs().into_iter().filter(|seq| !taken.contains(seq)).collect();
-        taken.extend(fresh);
+        let known = BTreeSet::from_iter(taken.iter().copied());
+        taken.extend(request.seqs().into_iter().filter(|seq| !known.contains(seq)));
     }
     match answer {
         Answer::Status(status) => {
@@ -388,7 +409,7 @@ async fn serve(shared: &Shared, socket: &mut BufReader<TcpStream>) -> bool {
             socket.write_all(answer.as_bytes()).await.is_ok()
         }
         Answer::Silence => std::future::pending().await,
-        Answer::CutTheBody | Answer::CutTheAnswer => false,
+        Answer::Cut | Answer::HangUp => false,
     }
 }
 

@@ -84,7 +84,8 @@ impl Poster {
     /// scratch directory not written. All others as the node answers.
     pub async fn deliver(&mut self, dataset: &str, slice: &SealedSlice, path: &Path) -> Result<Delivered, Failure> {
         let id = slice.slice.physical_hash;
-        let rows = 0..payload::rows(path).map_err(local)?;
+        let counting = path.to_owned();
+        let rows = 0..blocking(move || payload::rows(&counting)).await?;
         let mut errand = Errand::new(self, dataset, path);
         if self.refusals(dataset, id) < TRIES {
             match errand.post(rows.clone()).await? {
@@ -96,7 +97,8 @@ impl Poster {
         info!(dataset, rows = rows.end, refused = TRIES, "Looking for the rows that the node refuses.");
         match errand.search(rows).await? {
             Verdict::Poison(poison) => {
-                errand.delivered.poison = poison::read(path, &poison).map_err(local)?;
+                let slice = path.to_owned();
+                errand.delivered.poison = blocking(move || poison::read(&slice, &poison)).await?;
                 Ok(self.done(dataset, errand.delivered))
             }
             verdict => {
@@ -210,8 +212,7 @@ impl Errand {
 
     async fn payload(&self, rows: Range<u64>) -> Result<Payload, Failure> {
         let (slice, format, scratch) = (self.slice.clone(), self.format, self.scratch.clone());
-        let writing = tokio::task::spawn_blocking(move || payload::write(&slice, rows, format, &scratch));
-        writing.await.map_err(Failure::local)?.map_err(local)
+        blocking(move || payload::write(&slice, rows, format, &scratch)).await
     }
 
     fn what(&self) -> String {
@@ -246,6 +247,13 @@ fn media_type(format: IngestFormat) -> &'static str {
         IngestFormat::Parquet => "application/vnd.apache.parquet",
         IngestFormat::NdJson => "application/x-ndjson",
     }
+}
+
+/// Reads and writes files where nothing else waits for it.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PayloadError> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(Failure::local)?.map_err(local)
 }
 
 fn local(error: PayloadError) -> Failure {

@@ -98,7 +98,7 @@ pub fn write(slice: &Path, rows: Range<u64>, format: IngestFormat, scratch: &Pat
     let mut reader = read(slice, &[rows])?;
     let unwritable = |problem| PayloadError::Scratch { dir: scratch.to_owned(), problem };
     let file = fs::create_dir_all(scratch).and_then(|()| tempfile::tempfile_in(scratch)).map_err(unwritable)?;
-    let mut body = Body::new(format, reader.schema(), BufWriter::new(file)).map_err(unwritable)?;
+    let mut body = Body::new(format, &reader.schema(), BufWriter::new(file)).map_err(unwritable)?;
     let mut rising = Rising::default();
     let mut rows = 0;
     for batch in &mut reader {
@@ -197,13 +197,12 @@ enum Body<W: Write + Send> {
 }
 
 impl<W: Write + Send> Body<W> {
-    fn new(format: IngestFormat, schema: SchemaRef, file: W) -> io::Result<Self> {
+    fn new(format: IngestFormat, schema: &SchemaRef, file: W) -> io::Result<Self> {
         Ok(match format {
-            IngestFormat::NdJson => Self::Lines(Lines::new(&schema), file),
+            IngestFormat::NdJson => Self::Lines(Lines::new(schema), file),
             IngestFormat::Parquet => {
-                let options =
-                    ArrowWriterOptions::new().with_properties(profile(&schema)).with_skip_arrow_metadata(true);
-                let writer = ArrowWriter::try_new_with_options(file, Arc::clone(&schema), options);
+                let options = ArrowWriterOptions::new().with_properties(profile(schema)).with_skip_arrow_metadata(true);
+                let writer = ArrowWriter::try_new_with_options(file, Arc::clone(schema), options);
                 Self::Parquet(Box::new(writer.map_err(io_error)?))
             }
         })
@@ -350,7 +349,11 @@ mod tests {
         ];
         let slice = Fixture::of(&RecordBatch::try_new(Arc::new(schema), columns).unwrap());
 
-        let largest = read(&slice.path, &[0..500]).unwrap().map(|batch| batch.unwrap().num_rows()).max().unwrap();
+        let largest = read(&slice.path, std::slice::from_ref(&(0..500)))
+            .unwrap()
+            .map(|batch| batch.unwrap().num_rows())
+            .max()
+            .unwrap();
 
         assert!((40..=100).contains(&largest), "{largest} rows at a time");
     }
