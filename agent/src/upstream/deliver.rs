@@ -130,6 +130,8 @@ struct Runner {
     carrier: Option<Carrier>,
     lanes: Vec<Lane>,
     backoff: Backoff,
+    /// How often in a row the token was not accepted.
+    unauthorised: u32,
     last_contact: Option<Instant>,
 }
 
@@ -183,6 +185,7 @@ impl Runner {
             lanes: lanes.collect(),
             carrier: None,
             backoff: Backoff::new(RETRY_FIRST, retry_max),
+            unauthorised: 0,
             last_contact: None,
             delivery,
         }
@@ -254,6 +257,7 @@ impl Runner {
         match self.carry_on(is_urgent).await {
             Ok(()) => {
                 self.backoff.handle_success();
+                self.unauthorised = 0;
                 self.note_success();
                 Next::Idle
             }
@@ -520,13 +524,14 @@ impl Runner {
         let is_first = self.backoff.failures() == 0;
         let (upstream, problem) = (&self.delivery.upstream.url, &failure.words);
         self.delivery.progress.lock().last_error = Some(problem.clone());
+        self.unauthorised = if failure.kind == FailureKind::Unauthorised { self.unauthorised + 1 } else { 0 };
         if failure.kind == FailureKind::Unauthorised && self.carrier.as_ref().is_some_and(Carrier::reread_token) {
             info!(upstream, "Read a new token.");
             return Next::Again(Duration::ZERO);
         }
         match failure.kind {
             // Once may be a token that is being changed; twice is for a person.
-            FailureKind::Unauthorised if self.backoff.failures() == 1 => {
+            FailureKind::Unauthorised if self.unauthorised == 2 => {
                 error!(upstream, problem, "The upstream does not accept the token.");
             }
             _ if is_first => warn!(upstream, problem, "Upstream is not reachable; trying again."),
