@@ -30,7 +30,7 @@ use crate::bundle;
 use crate::config::Config;
 use crate::dead_letters::{self, Selection};
 use crate::status::Shared;
-use crate::sync::{SEAL_ALL_MAX, Sync};
+use crate::sync::Sync;
 use crate::tail::{Tail, TailRequest};
 use crate::verify;
 
@@ -141,11 +141,7 @@ async fn answer(stream: UnixStream, shared: &Arc<Shared>) -> Result<()> {
             Err(error) => Err(error),
         },
         Ok(ControlRequest::Export { dir, upstream }) => {
-            respond(shared, move |shared| {
-                shared.sealing.seal_all(SEAL_ALL_MAX)?;
-                bundle::export(&shared.config, &shared.spool, &dir, upstream.as_deref())
-            })
-            .await
+            respond(shared, move |shared| bundle::export_from(shared, &dir, upstream.as_deref())).await
         }
         Ok(ControlRequest::DeadLetters(which)) => {
             respond(shared, move |shared| dead_letters::list(&shared.spool, &which)).await

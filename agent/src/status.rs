@@ -21,6 +21,7 @@ use crate::sealing::{Chain, Sealing};
 use crate::store::{Store, datasets_dir};
 use crate::upstream::bell::Bell;
 use crate::upstream::report::{DeliveryReport, Progress};
+use crate::upstream::retention::Retention;
 
 /// Rates are averages over this time.
 const RATE_OVER: Duration = Duration::from_secs(10);
@@ -52,6 +53,8 @@ pub struct Shared {
     pub progress: Vec<Arc<Progress>>,
     /// Wakes the deliveries.
     pub bell: Arc<Bell>,
+    /// Lets slices go that every upstream has.
+    pub retention: Arc<Retention>,
     /// Samples over time.
     pub rates: Rates,
     /// When the agent started.

@@ -107,7 +107,12 @@ impl Agent {
         let ingest = tokio::spawn(ingest.run(inbound, requests, stopped));
         let sealing = Arc::new(Sealing::new(&sealer));
         let sealer = start_sealer(sealer, &store.spool, &sealing, &backlog, (&bell, &stop), &failing)?;
-        let upstreams = start_upstreams(&config, &store, &ids, (&backlog, &bell), &failing)?;
+        let root = datasets_dir(&config.data_dir);
+        let kept = (config.keep_delivered_bytes, config.spool.min_free_bytes);
+        let datasets = names_and_ids(&config, &ids);
+        let retention = Retention::new(&store.spool, &store.fs, root, &datasets, &config.upstreams, kept);
+        let retention = Arc::new(retention);
+        let upstreams = start_upstreams(&config, &store, &ids, (&backlog, &bell), &retention, &failing)?;
         let shared = Arc::new(Shared {
             config,
             spool: store.spool.clone(),
@@ -118,6 +123,7 @@ impl Agent {
             sealing,
             progress: backlog.upstreams().to_vec(),
             bell: Arc::clone(&bell),
+            retention,
             rates: Rates::default(),
             started: clock::now(),
             bound: std::sync::OnceLock::new(),
@@ -265,6 +271,10 @@ fn dataset_ids(config: &Config, spool: &Spool) -> Result<Vec<DatasetId>> {
         .collect()
 }
 
+fn names_and_ids(config: &Config, ids: &[DatasetId]) -> Vec<(String, DatasetId)> {
+    config.datasets.iter().map(|dataset| dataset.spec.name.clone()).zip(ids.iter().copied()).collect()
+}
+
 fn stored_sessions(spool: &Spool) -> Result<Vec<StoredSession>> {
     let sessions = spool.sessions().context("read the sessions of the spool")?;
     Ok(sessions
@@ -318,27 +328,23 @@ fn start_upstreams(
     store: &Store,
     ids: &[DatasetId],
     (backlog, bell): (&Arc<Backlog>, &Arc<Bell>),
+    retention: &Arc<Retention>,
     failing: &mpsc::Sender<anyhow::Error>,
 ) -> Result<Vec<Part>> {
-    let names = config.datasets.iter().map(|dataset| dataset.spec.name.clone());
-    let datasets: Vec<_> = names.zip(ids.iter().copied()).collect();
-    let root = datasets_dir(&config.data_dir);
-    let kept = (config.keep_delivered_bytes, config.spool.min_free_bytes);
-    let retention = Retention::new(&store.spool, &store.fs, root.clone(), &datasets, &config.upstreams, kept);
-    let retention = Arc::new(retention);
+    let datasets = names_and_ids(config, ids);
     let mut parts = Vec::new();
     for (number, (upstream, progress)) in config.upstreams.iter().zip(backlog.upstreams()).enumerate() {
         let delivery = Delivery {
             upstream: upstream.clone(),
             number,
             datasets: datasets.iter().filter(|(name, _)| upstream.takes(name)).cloned().collect(),
-            datasets_dir: root.clone(),
+            datasets_dir: datasets_dir(&config.data_dir),
             scratch_dir: scratch_dir(&config.data_dir),
             spool: store.spool.clone(),
             fs: store.fs.clone(),
             progress: Arc::clone(progress),
             backlog: Arc::clone(backlog),
-            retention: Arc::clone(&retention),
+            retention: Arc::clone(retention),
             bell: Arc::clone(bell),
         };
         parts.push(start_thread(format!("upstream-{number}"), failing, move || delivery.run())?);

@@ -30,12 +30,13 @@ pub struct AgentConfig {
     dir: PathBuf,
     toml: String,
     wrapper: Vec<String>,
+    env: Vec<(String, String)>,
 }
 
 impl AgentConfig {
     /// Everything under `dir`, a free loopback port, defaults for the rest.
     pub fn in_dir(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), toml: String::new(), wrapper: Vec::new() }
+        Self { dir: dir.to_owned(), toml: String::new(), wrapper: Vec::new(), env: Vec::new() }
     }
 
     /// Adds sections or array tables to the configuration.
@@ -53,6 +54,13 @@ impl AgentConfig {
         self
     }
 
+    /// Sets an environment variable of the agent and of commands.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Where the agent keeps its data.
     pub fn data_dir(&self) -> PathBuf {
         self.dir.join("data")
@@ -60,6 +68,7 @@ impl AgentConfig {
 
     /// Writes the file and answers its path.
     fn write(&self) -> Result<PathBuf> {
+        fs::create_dir_all(&self.dir).with_context(|| format!("create {}", self.dir.display()))?;
         let path = self.dir.join("forebay.toml");
         let text = format!(
             "gateway = \"gw-test\"\ndata_dir = '{}'\n[log]\nformat = \"json\"\nlevel = \"info\"\n[[listener]]\n\
@@ -88,7 +97,8 @@ impl Agent {
         let mut words = config.wrapper.iter().map(OsStr::new).chain([program.as_os_str()]);
         let mut command = Command::new(words.next().unwrap_or_default());
         command.args(words).arg("run").arg("--config").arg(file);
-        command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.env_remove("RUST_LOG").envs(config.env.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("start {}", program.display()))?;
         let stderr = child.stderr.take().context("take the agent's standard error")?;
         let log = LogGuard::start(stderr)?;
@@ -131,6 +141,14 @@ impl Agent {
         let status = self.child.wait().context("wait for the agent")?;
         self.check_log()?;
         Ok(status)
+    }
+
+    /// SIGTERM, for a story in which something is for a person to put right: answers the lines that say so.
+    pub fn stop_with_errors(mut self) -> Result<Vec<String>> {
+        self.signal(Signal::TERM)?;
+        self.child.wait().context("wait for the agent")?;
+        self.log.join();
+        Ok(self.log.errors())
     }
 
     /// Sends a signal and returns.
@@ -209,6 +227,7 @@ pub fn command(program: &Path, config: &AgentConfig, args: &[&str]) -> Result<Ou
     let file = config.write()?;
     let mut command = Command::new(program);
     command.args(args).arg("--config").arg(file).env_remove("RUST_LOG").stdin(Stdio::null());
+    command.envs(config.env.iter().map(|(name, value)| (name, value)));
     command.output().with_context(|| format!("run {} {}", program.display(), args.join(" ")))
 }
 

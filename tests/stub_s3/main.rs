@@ -9,7 +9,7 @@ mod rules;
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -41,6 +41,7 @@ struct Args {
 #[tokio::main]
 async fn main() -> Result<()> {
     let args = Args::parse();
+    sweep(&args.dir)?;
     let rules = Rules::new(&args.dir, !args.no_conditional)?;
     let mut builder = S3ServiceBuilder::new(rules.clone());
     builder.set_access(rules);
@@ -53,6 +54,19 @@ async fn main() -> Result<()> {
         let (socket, _) = listener.accept().await.context("accept")?;
         tokio::spawn(serve(socket, service.clone()));
     }
+}
+
+/// Removes what a kill left half written: `s3s-fs` keeps checksums of objects in files beside the buckets, which it writes in
+/// place, and answers 500 for an object whose file it cannot read. The objects themselves are whole.
+fn sweep(dir: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
+        let path = entry?.path();
+        let is_beside = path.is_file() && path.extension().is_some_and(|extension| extension == "json");
+        if is_beside && serde_json::from_slice::<serde_json::Value>(&std::fs::read(&path)?).is_err() {
+            std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Serves one connection to its end. A client that goes away is not our failure.

@@ -15,15 +15,15 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use forebay_agent::verify;
-use forebay_tests::agent::{self, Agent, AgentConfig};
+use forebay_tests::agent::{Agent, AgentConfig};
 use forebay_tests::dataset::Rows;
-use forebay_tests::node::{NodeConfig, StubNode};
+use forebay_tests::node::StubNode;
 use forebay_tests::proxy::Proxy;
 use forebay_tests::s3::{self, S3Server};
 use serde_json::{Value, json};
 
 use crate::publisher::Publisher;
-use crate::{NODE_PROGRAM, PROGRAM, S3_PROGRAM, finish, from_env, start};
+use crate::{S3_PROGRAM, finish, forebay, from_env, start, start_node};
 
 const DATASETS: [&str; 2] = ["temp", "door"];
 const DEVICES: u32 = 4;
@@ -225,15 +225,13 @@ impl Upstream {
     }
 
     fn smart(dir: &Path) -> Self {
-        let node = start_node(dir);
-        let (proxy, keys) = behind_proxy(dir, &node);
+        let (node, proxy, keys) = node_behind_proxy(dir);
         let url = format!("odf+http://{}/{}", proxy.addr(), node.account());
         Self { url, keys, server: Server::Smart(node), proxy: Some(proxy), is_down: false }
     }
 
     fn ingest(dir: &Path) -> Self {
-        let node = start_node(dir);
-        let (proxy, keys) = behind_proxy(dir, &node);
+        let (node, proxy, keys) = node_behind_proxy(dir);
         let url = format!("http://{}/{}", proxy.addr(), node.account());
         Self { url, keys, server: Server::Ingest(node), proxy: Some(proxy), is_down: false }
     }
@@ -250,9 +248,8 @@ impl Upstream {
     /// What has to be there before the first delivery.
     fn provision(&self, config: &AgentConfig) {
         if matches!(self.server, Server::Ingest(_)) {
-            let output = agent::command(Path::new(PROGRAM), config, &["provision"]).unwrap();
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+            let (is_ok, text) = forebay(config, &["provision"]);
+            assert!(is_ok, "{text}");
         }
     }
 
@@ -358,17 +355,11 @@ fn check_posted(node: &StubNode, name: &str, local: &Rows) {
     assert_eq!(seqs, local.seqs().unwrap());
 }
 
-fn start_node(dir: &Path) -> StubNode {
-    let root = dir.join("node");
-    fs::create_dir(&root).unwrap();
-    StubNode::start_program(Path::new(NODE_PROGRAM), &NodeConfig::in_dir(&root)).unwrap()
-}
-
-fn behind_proxy(dir: &Path, node: &StubNode) -> (Proxy, String) {
-    let token = dir.join("token");
-    fs::write(&token, node.token()).unwrap();
+/// A node, and the keys of an upstream that reaches it through the proxy.
+fn node_behind_proxy(dir: &Path) -> (StubNode, Proxy, String) {
+    let (node, token) = start_node(dir, |config| config);
     let proxy = Proxy::start(node.addr()).unwrap();
-    (proxy, format!("timeout = \"1s\"\ntoken_file = '{}'", token.display()))
+    (node, proxy, format!("timeout = \"1s\"\ntoken_file = '{}'", token.display()))
 }
 
 fn ingest_fault(random: &mut Rng) -> Value {

@@ -21,6 +21,9 @@ use anyhow::{Context as _, Result, bail};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::status::Shared;
+use crate::sync::SEAL_ALL_MAX;
+
 pub use self::export::{Exported, export};
 pub use self::import::{Imported, import};
 
@@ -68,6 +71,19 @@ pub struct Receipt {
     pub delivered_to: String,
     /// Those that are there whole, as of the bundle.
     pub datasets: Vec<BundledDataset>,
+}
+
+/// Seals what waits in a running agent, writes a bundle, and releases what its receipt allows. Blocks.
+///
+/// # Errors
+/// As of [`export`], or something cannot be sealed.
+pub fn export_from(shared: &Shared, dir: &Path, url: Option<&str>) -> Result<Exported> {
+    shared.sealing.seal_all(SEAL_ALL_MAX)?;
+    let exported = export(&shared.config, &shared.spool, dir, url)?;
+    if !exported.accepted.is_empty() {
+        shared.retention.run()?;
+    }
+    Ok(exported)
 }
 
 fn bundle_file(dir: &Path) -> PathBuf {

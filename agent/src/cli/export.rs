@@ -13,7 +13,6 @@ use crate::bundle::{self, Exported};
 use crate::config::Loaded;
 use crate::control::{ControlRequest, client};
 use crate::supervisor::Agent;
-use crate::sync::SEAL_ALL_MAX;
 use crate::telemetry;
 
 /// What `export` takes.
@@ -58,11 +57,8 @@ async fn export(loaded: Loaded, dir: &Path, upstream: Option<&str>) -> Result<Ex
     let agent = Agent::start(loaded.config).await?;
     let shared = Arc::clone(agent.shared());
     let (dir, upstream) = (dir.to_owned(), upstream.map(str::to_owned));
-    let exported = tokio::task::spawn_blocking(move || {
-        shared.sealing.seal_all(SEAL_ALL_MAX)?;
-        bundle::export(&shared.config, &shared.spool, &dir, upstream.as_deref())
-    })
-    .await?;
+    let exporting = move || bundle::export_from(&shared, &dir, upstream.as_deref());
+    let exported = tokio::task::spawn_blocking(exporting).await?;
     agent.stop().await?;
     exported
 }

@@ -29,6 +29,19 @@ const HEAD_BYTES_MAX: u64 = 256;
 /// The slowest link that is waited for, bytes a second.
 const SLOWEST_LINK: u64 = 16 << 10;
 
+/// What a store's words mean to a person.
+const ADVICE: &[(&str, &str)] = &[
+    ("NoSuchBucket", "there is no such bucket: create it, or correct `url`"),
+    ("InvalidAccessKeyId", "the store does not know this access_key_id"),
+    ("SignatureDoesNotMatch", "the secret access key does not belong to the access_key_id"),
+    (
+        "AccessDenied",
+        "these keys may not do this: they need s3:GetObject, s3:PutObject and s3:ListBucket below the prefix",
+    ),
+    ("UnknownIssuer", "the certificate of the store is not trusted: name the CA that signed it in `ca_file`"),
+    ("QuotaExceeded", "the bucket's quota is used up"),
+];
+
 /// One bucket and the prefix in it.
 #[derive(Debug)]
 pub struct BucketStore {
@@ -177,22 +190,26 @@ impl BucketStore {
     /// In one line that says what to change.
     fn failure(&self, error: &Error) -> Failure {
         let text = chain_of(error);
-        let bucket = &self.name;
-        let advice = [
-            ("NoSuchBucket", "there is no such bucket: create it, or correct `url`"),
-            ("InvalidAccessKeyId", "the store does not know this access_key_id"),
-            ("SignatureDoesNotMatch", "the secret access key does not belong to the access_key_id"),
-            ("AccessDenied", "these keys may not do this: they need s3:GetObject and s3:PutObject below the prefix"),
-            ("UnknownIssuer", "the certificate of the store is not trusted: name the CA that signed it in `ca_file`"),
-            ("QuotaExceeded", "the bucket's quota is used up"),
-        ];
-        let known = advice.iter().find(|(code, _)| text.contains(code)).map(|(_, advice)| *advice);
-        let words = match known {
-            Some(advice) => format!("bucket {bucket}: {advice} ({text})"),
-            None => format!("bucket {bucket}: {text}"),
+        let advice = ADVICE.iter().find(|(code, _)| text.contains(code)).map(|(_, advice)| *advice);
+        let advice = match (advice, error) {
+            (None, Error::PermissionDenied { .. } | Error::Unauthenticated { .. }) => {
+                Some("the store refuses these keys: check access_key_id and its secret")
+            }
+            (advice, _) => advice,
         };
-        let is_about_keys = matches!(error, Error::PermissionDenied { .. } | Error::Unauthenticated { .. });
-        if is_about_keys { Failure::new(FailureKind::Unauthorised, words) } else { Failure::unreachable(words) }
+        let (bucket, said) = (&self.name, said(&text));
+        let words = match advice {
+            Some(advice) => format!("bucket {bucket}: {advice} ({said})"),
+            None => format!("bucket {bucket}: {said}"),
+        };
+        match error {
+            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
+                Failure::new(FailureKind::Unauthorised, words)
+            }
+            // Of one object, as far as anybody knows: the other datasets go on.
+            _ if text.contains("status code: 500") => Failure::new(FailureKind::Unknown, words),
+            _ => Failure::unreachable(words),
+        }
     }
 }
 
@@ -221,6 +238,19 @@ fn client_options(upstream: &Upstream) -> Result<ClientOptions, Failure> {
 /// The object is not there; a bucket that is not there is another matter.
 fn is_missing_object(error: &Error) -> bool {
     matches!(error, Error::NotFound { .. }) && !chain_of(error).contains("NoSuchBucket")
+}
+
+/// What the store said, if it said something; else the whole text.
+fn said(text: &str) -> String {
+    let element = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        Some(rest.split_once("</")?.0.to_owned())
+    };
+    match (element("Code"), element("Message")) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        (Some(code), None) => code,
+        (None, _) => text.to_owned(),
+    }
 }
 
 fn is_unknown_condition(error: &Error) -> bool {

@@ -55,8 +55,12 @@ const STEP_BLOCKS: usize = 256;
 const STEP_BYTES: u64 = 16 << 20;
 /// How often in a row a head may move under our hands before the dataset waits.
 const HEAD_MOVES_MAX: u32 = 3;
-/// Failures of the upstream, or of a dataset, after which an urge is given up.
-const URGE_FAILURES_MAX: u32 = 4;
+/// Failures of the upstream in a row after which an urge is given up.
+const URGE_UPSTREAM_FAILURES_MAX: u32 = 4;
+/// Failures of a dataset after which an urge is given up; enough for push ingest to turn to the search for refused rows.
+const URGE_DATASET_FAILURES_MAX: u32 = 6;
+/// Longest wait between two tries of an urge: somebody is watching.
+const URGE_RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// One upstream and what it is to get.
 #[derive(Debug)]
@@ -99,7 +103,7 @@ struct Lane {
     head_moves: u32,
     backoff: Backoff,
     rests_until: Option<Instant>,
-    /// Failures since the last urge.
+    /// Failures since the last urge began.
     failures: u32,
 }
 
@@ -130,6 +134,8 @@ struct Runner {
     carrier: Option<Carrier>,
     lanes: Vec<Lane>,
     backoff: Backoff,
+    /// The urge that is being followed, or was last.
+    urge: u64,
     /// How often in a row the token was not accepted.
     unauthorised: u32,
     last_contact: Option<Instant>,
@@ -152,11 +158,12 @@ impl Delivery {
 
 impl Lane {
     fn rest(&mut self, kind: FailureKind, now: Instant) {
-        self.failures += 1;
-        let (first, max) = match kind {
-            FailureKind::Unknown => (RETRY_FIRST, UNKNOWN_MAX),
-            _ => (QUARANTINE_FIRST, QUARANTINE_MAX),
+        let (first, max, failures) = match kind {
+            FailureKind::Unknown => (RETRY_FIRST, UNKNOWN_MAX, 1),
+            // Another try right away would end the same.
+            _ => (QUARANTINE_FIRST, QUARANTINE_MAX, URGE_DATASET_FAILURES_MAX),
         };
+        self.failures += failures;
         self.backoff.set_bounds(first, max);
         self.rests_until = Some(now + self.backoff.handle_failure(fastrand::f64()));
     }
@@ -185,6 +192,7 @@ impl Runner {
             lanes: lanes.collect(),
             carrier: None,
             backoff: Backoff::new(RETRY_FIRST, retry_max),
+            urge: 0,
             unauthorised: 0,
             last_contact: None,
             delivery,
@@ -196,14 +204,17 @@ impl Runner {
         while !bell.is_stopped() {
             let heard = bell.rings();
             let is_urgent = heard.urges > self.delivery.progress.urged();
+            if is_urgent && self.urge != heard.urges {
+                self.urge = heard.urges;
+                self.backoff.handle_success();
+                self.lanes.iter_mut().for_each(Lane::wake);
+            }
             let next = tokio::select! {
                 next = self.round(is_urgent) => next,
                 () = bell.stopped() => Next::Stop,
             };
             if is_urgent && self.urge_is_over(next) {
                 self.delivery.progress.set_urged(heard.urges);
-                self.lanes.iter_mut().for_each(Lane::wake);
-                continue;
             }
             self.wait(next, heard, is_urgent).await;
         }
@@ -221,10 +232,11 @@ impl Runner {
             Next::Idle => {
                 let probe = if self.delivery.is_directory() { PROBE_DIRECTORY } else { PROBE_LINK };
                 let timeout = rest.map_or(probe, |rest| rest.min(probe));
+                let timeout = if is_urgent { timeout.min(URGE_RETRY_MAX) } else { timeout };
                 let _ = tokio::time::timeout(timeout, bell.wait(heard, |now, then| now != then)).await;
             }
             Next::Again(wait) => {
-                let wait = if is_urgent { wait.min(RETRY_DIRECTORY_MAX) } else { wait };
+                let wait = if is_urgent { wait.min(URGE_RETRY_MAX) } else { wait };
                 let _ = tokio::time::timeout(wait, bell.wait(heard, urged)).await;
             }
             Next::Closed(wait) => {
@@ -237,17 +249,18 @@ impl Runner {
     fn urge_is_over(&self, next: Next) -> bool {
         match next {
             Next::Stop | Next::Closed(_) => true,
-            Next::Again(_) => self.backoff.failures() >= URGE_FAILURES_MAX,
+            Next::Again(_) => self.backoff.failures() >= URGE_UPSTREAM_FAILURES_MAX,
             Next::Idle => {
-                self.lanes.iter().all(|lane| lane.rests_until.is_none() || lane.failures >= URGE_FAILURES_MAX)
+                self.lanes.iter().all(|lane| lane.rests_until.is_none() || lane.failures >= URGE_DATASET_FAILURES_MAX)
             }
         }
     }
 
     async fn round(&mut self, is_urgent: bool) -> Next {
         if is_urgent {
-            // Whatever rests is tried now; the count of its failures ends the urge.
-            self.lanes.iter_mut().for_each(|lane| lane.rests_until = None);
+            // The count of its failures ends the urge for a dataset.
+            let tried = self.lanes.iter_mut().filter(|lane| lane.failures < URGE_DATASET_FAILURES_MAX);
+            tried.for_each(|lane| lane.rests_until = None);
         } else if let Some(wait) = schedule::opens_in(self.delivery.upstream.window, clock::local_time()) {
             let opens_at = clock::wall_ms().saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
             self.delivery.progress.lock().opens_at_ms = Some(opens_at);

@@ -80,7 +80,7 @@ pub fn check_account(node: &NodeUrl, info: Info) -> Result<(), Failure> {
 pub async fn explain(http: &Http, node: &NodeUrl, dataset: &str, failure: Failure) -> Failure {
     match failure.kind {
         FailureKind::Unauthorised => return unauthorised(http, &failure),
-        FailureKind::Refused => {}
+        FailureKind::Refused if failure.is_wordless() => {}
         _ => return failure,
     }
     let info = match info(http, node).await {

@@ -76,6 +76,14 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// A 403 or 404 that came without a reason: the node has to be asked for it.
+    #[must_use]
+    pub fn is_wordless(&self) -> bool {
+        [403, 404].iter().any(|status| self.words.ends_with(&format!("was answered with {status}")))
+    }
+}
+
 impl FailureKind {
     /// Whether the upstream as a whole is held up, and not one dataset.
     #[must_use]
@@ -150,6 +158,13 @@ mod tests {
             assert_eq!(kind(status), FailureKind::Refused, "{status}");
         }
         assert_eq!(kind(401), FailureKind::Unauthorised);
+    }
+
+    #[test]
+    fn a_403_without_words_has_to_be_asked_about() {
+        assert!(of_status("POST x", 403, None, "").is_wordless());
+        assert!(!of_status("POST x", 403, None, "{\"message\":\"Quota exceeded\"}").is_wordless());
+        assert!(!of_status("POST x", 400, None, "").is_wordless());
     }
 
     #[test]

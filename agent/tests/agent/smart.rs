@@ -139,7 +139,7 @@ async fn a_close_frame_with_a_reason_is_a_failure_with_words() {
 
     let failure = pusher.push().await.unwrap_err();
 
-    assert_eq!((failure.kind, failure.words.contains("use push ingest")), (FailureKind::Refused, true), "{failure}");
+    assert_eq!((failure.kind, failure.words.contains("use push ingest")), (FailureKind::Unknown, true), "{failure}");
 }
 
 #[tokio::test]

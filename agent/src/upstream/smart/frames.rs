@@ -26,7 +26,7 @@ const CLOSE_ERROR: u16 = 1011;
 const CLOSE_TOO_BIG: u16 = 1009;
 
 /// What refused blocks mean, as far as a node tells it.
-const ENCODER: &str = "a node on kamu 0.264 or older refuses blocks that it did not write: update the node, or use push \
+const ENCODER: &str = "should it stay so: a node on kamu 0.264 or older refuses blocks that it did not write: update the node, or use push \
                        ingest (`url` with https:// in place of odf+https://)";
 
 /// Whose turn it is.
@@ -284,16 +284,17 @@ fn meaning(refusal: Value, step: Step) -> End {
     }
 }
 
-/// A node says little of its own errors. One is certain: it reports blocks that it could not read as an error of the phase
-/// `InitialRequest`, which is over by then.
+/// A node says little of its own errors. Blocks that it could not read it reports as an error of the phase `InitialRequest`,
+/// which is over by then; but its own trouble may look the same, so the push is tried again, and the words say both.
 fn internal(phase: &Value, message: &str, step: Step) -> Failure {
     let phase = phase.get("Push").and_then(Value::as_str).unwrap_or("unknown");
     let words = format!("the node failed {step} (phase {phase}): {}", shortened(message));
     let unread = step == Step::Blocks && phase == "InitialRequest";
     let lower = message.to_lowercase();
-    if unread || lower.contains("hash") || lower.contains("version") {
+    if lower.contains("hash") || lower.contains("version") {
         return Failure::new(FailureKind::Refused, format!("{words}; {ENCODER}"));
     }
+    let words = if unread { format!("{words}; {ENCODER}") } else { words };
     Failure::new(FailureKind::Unknown, words)
 }
 

@@ -148,7 +148,7 @@ fn the_reason_of_a_close_frame_is_an_answer() {
     let uncommitted = closed(reasons[1], Step::Commit);
     let collision = closed(reasons[2], Step::Objects);
 
-    assert_eq!((unread.kind, unread.words.contains("use push ingest")), (FailureKind::Refused, true), "{unread}");
+    assert_eq!((unread.kind, unread.words.contains("use push ingest")), (FailureKind::Unknown, true), "{unread}");
     assert_eq!(uncommitted.kind, FailureKind::Unknown);
     assert_eq!(
         uncommitted.words,

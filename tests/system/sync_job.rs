@@ -1,0 +1,262 @@
+//! The sync job as its operator sees it: several upstreams, rows that a node will not have, what is kept and what goes, a
+//! window, a proxy, `sync` alone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use forebay_tests::agent::AgentConfig;
+use forebay_tests::dataset::Rows;
+use forebay_tests::proxy::Proxy;
+use serde_json::json;
+
+use crate::{finish, forebay, publish, start, start_node, temp};
+
+#[test]
+fn each_upstream_has_its_own_position() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, token) = start_node(dir.path(), |config| config);
+    let proxy = Proxy::start(node.addr()).unwrap();
+    let (copy, keys) = (dir.path().join("copy"), format!("timeout = \"1s\"\ntoken_file = '{}'", token.display()));
+    let config = temp(&gateway(dir.path()))
+        .with(&format!("[[upstream]]\nurl = 'file://{}'", copy.display()))
+        .with(&format!("[[upstream]]\nurl = 'odf+http://{}/acme'\n{keys}", proxy.addr()));
+    proxy.refuse(true);
+    let agent = start(&config);
+
+    publish(&agent, &["one", "two"]);
+    let report = agent.sync().unwrap();
+    assert_eq!(report["ok"], json!(false), "{report}");
+    assert_eq!(report["upstreams"][0]["delivered"]["temp"], json!(2), "{report}");
+    assert_eq!(Rows::read_repository(&copy.join("temp")).unwrap().texts("value").unwrap(), ["one", "two"]);
+
+    proxy.refuse(false);
+    let report = agent.sync().unwrap();
+    assert_eq!(report["ok"], json!(true), "{report}");
+    let there = Rows::read_repository(&node.dataset_dir("acme", "temp")).unwrap();
+    assert_eq!(there.texts("value").unwrap(), ["one", "two"]);
+    finish(agent, &config, "temp");
+}
+
+#[test]
+fn rows_that_a_node_will_not_have_become_dead_letters_and_their_neighbours_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, token) = start_node(dir.path(), |config| config);
+    let config = ingest(&gateway(dir.path()), &node.url(), &token, "");
+    assert!(forebay(&config, &["provision"]).0);
+    node.faults(&[json!({"on": "ingest", "poison": {"column": "value", "values": ["evil 3", "evil 40"]}})]).unwrap();
+    let agent = start(&config);
+    let texts: Vec<String> =
+        (0..64).map(|n| if n == 3 || n == 40 { format!("evil {n}") } else { format!("good {n}") }).collect();
+    publish(&agent, &texts.iter().map(String::as_str).collect::<Vec<_>>());
+
+    let report = agent.sync().unwrap();
+
+    assert_eq!(report["ok"], json!(true), "{report}");
+    assert_eq!(node.rows("acme", "temp").unwrap().len(), 62);
+    let (_, letters) = forebay(&config, &["dead-letters", "list"]);
+    assert!(letters.contains("evil 3") && letters.contains("evil 40") && !letters.contains("good"), "{letters}");
+    assert!(letters.contains("500"), "{letters}");
+    assert_eq!(finish(agent, &config, "temp").len(), 64, "the gateway's own dataset has all of them");
+}
+
+#[test]
+fn a_schema_that_the_node_does_not_have_is_no_row_s_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, token) = start_node(dir.path(), |config| config);
+    let config = ingest(&gateway(dir.path()), &node.url(), &token, "");
+    assert!(forebay(&config, &["provision"]).0);
+    let all: Vec<String> = (0..20).map(|n| format!("row {n}")).collect();
+    node.faults(&[json!({"on": "ingest", "poison": {"column": "value", "values": all}})]).unwrap();
+    let agent = start(&config);
+    publish(&agent, &all.iter().map(String::as_str).collect::<Vec<_>>());
+
+    let report = agent.sync().unwrap();
+
+    let problem = &report["upstreams"][0]["problems"]["temp"];
+    assert_eq!(problem["quarantined"], json!(true), "{report}");
+    assert!(problem["words"].as_str().unwrap().contains("forebay manifest temp"), "{report}");
+    let (_, letters) = forebay(&config, &["dead-letters", "list"]);
+    assert!(!letters.contains("row 1"), "{letters}");
+    // The node learns the schema: nothing was given up.
+    node.clear_faults().unwrap();
+    assert_eq!(agent.sync().unwrap()["ok"], json!(true));
+    assert_eq!(node.rows("acme", "temp").unwrap().len(), 20);
+    agent.stop_with_errors().unwrap();
+}
+
+#[test]
+fn slices_leave_the_gateway_when_every_upstream_has_them_and_not_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let (copy, other) = (dir.path().join("copy"), dir.path().join("mount/other"));
+    let config = temp(&gateway(dir.path()))
+        .with("[retention]\nkeep_bytes = 0")
+        .with(&format!("[[upstream]]\nurl = 'file://{}'", copy.display()))
+        .with(&format!("[[upstream]]\nurl = 'file://{}'", other.display()));
+    let agent = start(&config);
+    for text in ["one", "two", "three"] {
+        publish(&agent, &[text]);
+        agent.sync().unwrap();
+    }
+    let data = config.data_dir().join("datasets/temp/data");
+    assert_eq!(count(&data), 3, "one upstream has nothing yet");
+
+    fs::create_dir(dir.path().join("mount")).unwrap();
+    assert_eq!(agent.sync().unwrap()["ok"], json!(true));
+    assert_eq!(count(&data), 1, "only the newest stays");
+    let rows = Rows::read_repository(&other.join("temp")).unwrap();
+    assert_eq!(rows.texts("value").unwrap(), ["one", "two", "three"]);
+    agent.stop().unwrap();
+
+    // The chain goes on over a restart, and what went is no damage.
+    let agent = start(&config);
+    publish(&agent, &["four"]);
+    assert_eq!(agent.sync().unwrap()["ok"], json!(true));
+    let (is_ok, verify) = forebay(&config, &["verify"]);
+    assert!(is_ok && verify.contains("verify: ok"), "{verify}");
+    assert!(verify.contains("were released after every upstream had them"), "{verify}");
+    let rows = Rows::read_repository(&copy.join("temp")).unwrap();
+    assert_eq!(rows.texts("value").unwrap(), ["one", "two", "three", "four"]);
+    agent.stop().unwrap();
+}
+
+#[test]
+fn an_upstream_that_came_too_late_is_told_where_the_rest_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (copy, late) = (dir.path().join("copy"), dir.path().join("late"));
+    let before = temp(&gateway(dir.path()))
+        .with("[retention]\nkeep_bytes = 0")
+        .with(&format!("[[upstream]]\nurl = 'file://{}'", copy.display()));
+    let agent = start(&before);
+    for text in ["one", "two"] {
+        publish(&agent, &[text]);
+        agent.sync().unwrap();
+    }
+    agent.stop().unwrap();
+
+    let after = before.with(&format!("[[upstream]]\nurl = 'file://{}'", late.display()));
+    let (is_ok, text) = forebay(&after, &["sync", "--once"]);
+    assert!(!is_ok && text.contains("it was released when every upstream of that time had it"), "{text}");
+
+    // What the line says to do.
+    copy_dir(&copy.join("temp"), &late.join("temp"));
+    let (is_ok, text) = forebay(&after, &["sync", "--once"]);
+    assert!(is_ok, "{text}");
+}
+
+#[test]
+fn with_live_first_a_fresh_slice_overtakes_a_backlog_and_nothing_is_sent_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, token) = start_node(dir.path(), |config| config);
+    let proxy = Proxy::start(node.addr()).unwrap();
+    let url = format!("http://{}", proxy.addr());
+    let config = ingest(&gateway(dir.path()), &url, &token, "live_first = true\ntimeout = \"2s\"");
+    assert!(forebay(&config, &["provision"]).0);
+    proxy.refuse(true);
+    let agent = start(&config);
+    // Beyond what counts as live: more than a mebibyte that does not compress.
+    let noise: Vec<String> =
+        (0..250).map(|_| (0..8_000).map(|_| fastrand::alphanumeric()).collect::<String>()).collect();
+    publish(&agent, &noise.iter().map(String::as_str).collect::<Vec<_>>());
+    agent.sync().unwrap();
+    publish(&agent, &["live"]);
+    agent.sync().unwrap();
+
+    proxy.refuse(false);
+    assert_eq!(agent.sync().unwrap()["ok"], json!(true));
+
+    let seqs: Vec<u64> = node.rows("acme", "temp").unwrap().into_iter().map(|(_, seq)| seq).collect();
+    assert_eq!(seqs[0], 250, "the live row is first");
+    assert_eq!(seqs.len(), 251);
+    finish(agent, &config, "temp");
+}
+
+#[test]
+fn a_closed_window_is_said_and_does_not_stop_a_person() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("copy");
+    let hour: u32 = chrono::Local::now().format("%H").to_string().parse().unwrap();
+    let window = format!("{:02}:00-{:02}:00", (hour + 3) % 24, (hour + 4) % 24);
+    let config = temp(&gateway(dir.path()))
+        .with(&format!("[upstream]\nurl = 'file://{}'\nwindow = \"{window}\"", copy.display()));
+    let agent = start(&config);
+    publish(&agent, &["one"]);
+
+    let (_, status) = forebay(&config, &["status"]);
+    assert!(status.contains("window closed"), "{status}");
+    assert!(!copy.exists());
+    assert_eq!(agent.sync().unwrap()["ok"], json!(true));
+    assert_eq!(Rows::read_repository(&copy.join("temp")).unwrap().len(), 1);
+    agent.stop().unwrap();
+}
+
+#[test]
+fn the_proxy_of_the_environment_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, token) = start_node(dir.path(), |config| config);
+    let proxy = Proxy::start(node.addr()).unwrap();
+    // No such host: only the proxy makes it one.
+    let url = "http://node.invalid";
+    let config = ingest(&gateway(dir.path()), url, &token, "")
+        .env("HTTP_PROXY", &format!("http://{}", proxy.addr()))
+        .env("http_proxy", &format!("http://{}", proxy.addr()))
+        .env("NO_PROXY", "")
+        .env("no_proxy", "");
+    let (is_ok, text) = forebay(&config, &["provision"]);
+    assert!(is_ok, "{text}");
+    let agent = start(&config);
+    publish(&agent, &["one"]);
+
+    assert_eq!(agent.sync().unwrap()["ok"], json!(true));
+
+    assert_eq!(node.rows("acme", "temp").unwrap().len(), 1);
+    agent.stop().unwrap();
+}
+
+#[test]
+fn sync_once_delivers_what_a_stopped_agent_left_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("mount/copy");
+    let config = temp(&gateway(dir.path())).with(&format!("[upstream]\nurl = 'file://{}'", copy.display()));
+    let agent = start(&config);
+    publish(&agent, &["one", "two"]);
+    agent.stop().unwrap();
+
+    let (is_ok, text) = forebay(&config, &["sync", "--once"]);
+    assert!(
+        !is_ok && text.contains("sync: failed") && text.contains("is the disk mounted") || text.contains("reach"),
+        "{text}"
+    );
+    fs::create_dir(dir.path().join("mount")).unwrap();
+    let (is_ok, text) = forebay(&config, &["sync", "--once"]);
+    assert!(is_ok && text.contains("has everything") && text.contains("sync: ok"), "{text}");
+    assert!(text.contains("no agent runs"), "{text}");
+    assert!(!text.contains('\x1b'), "piped output is plain: {text}");
+    assert_eq!(Rows::read_repository(&copy.join("temp")).unwrap().texts("value").unwrap(), ["one", "two"]);
+}
+
+fn gateway(dir: &Path) -> PathBuf {
+    let gateway = dir.join("gateway");
+    fs::create_dir(&gateway).unwrap();
+    gateway
+}
+
+fn ingest(dir: &Path, node: &str, token: &Path, keys: &str) -> AgentConfig {
+    temp(dir).with(&format!("[upstream]\nurl = '{node}/acme'\ntoken_file = '{}'\n{keys}", token.display()))
+}
+
+fn count(dir: &Path) -> usize {
+    fs::read_dir(dir).unwrap().count()
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
