@@ -26,7 +26,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-use crate::bundle;
+use crate::bundle::{self, Which};
 use crate::config::Config;
 use crate::dead_letters::{self, Selection};
 use crate::status::Shared;
@@ -62,8 +62,9 @@ pub enum ControlRequest {
     Export {
         /// An absolute path.
         dir: PathBuf,
-        /// URL of the upstream that it is for.
-        upstream: Option<String>,
+        /// Which upstream, and which receipt.
+        #[serde(flatten)]
+        which: Which,
     },
     /// List dead letters.
     DeadLetters(Selection),
@@ -140,8 +141,8 @@ async fn answer(stream: UnixStream, shared: &Arc<Shared>) -> Result<()> {
             Ok(sync) => return tell(&sync, &mut writing).await,
             Err(error) => Err(error),
         },
-        Ok(ControlRequest::Export { dir, upstream }) => {
-            respond(shared, move |shared| bundle::export_from(shared, &dir, upstream.as_deref())).await
+        Ok(ControlRequest::Export { dir, which }) => {
+            respond(shared, move |shared| bundle::export_from(shared, &dir, &which)).await
         }
         Ok(ControlRequest::DeadLetters(which)) => {
             respond(shared, move |shared| dead_letters::list(&shared.spool, &which)).await

@@ -31,6 +31,8 @@ pub struct Sealing {
     asked: AtomicU64,
     done: Mutex<u64>,
     did: Condvar,
+    /// The sealer's thread has ended.
+    ended: AtomicBool,
     last_error: Mutex<Option<String>>,
 }
 
@@ -71,8 +73,11 @@ impl Sealing {
     pub fn seal_all(&self, limit: Duration) -> Result<()> {
         let ticket = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         let done = lock(&self.done);
-        let (done, _) =
-            self.did.wait_timeout_while(done, limit, |done| *done < ticket).unwrap_or_else(PoisonError::into_inner);
+        let waits = |done: &mut u64| *done < ticket && !self.ended.load(Ordering::SeqCst);
+        let (done, _) = self.did.wait_timeout_while(done, limit, waits).unwrap_or_else(PoisonError::into_inner);
+        if *done < ticket && self.ended.load(Ordering::SeqCst) {
+            bail!("the agent is stopping");
+        }
         if *done < ticket {
             bail!("sealing did not finish within {} s", limit.as_secs());
         }
@@ -94,6 +99,13 @@ impl Sealing {
             error!(%problem, "A batch could not be sealed; its messages stay in the spool.");
         }
         *lock(&self.last_error) = error.map(|error| error.to_string());
+    }
+
+    /// Nobody waits for a sealer that has ended.
+    fn note_ended(&self) {
+        let _done = lock(&self.done);
+        self.ended.store(true, Ordering::SeqCst);
+        self.did.notify_all();
     }
 
     fn note_done(&self, asked: u64) {
@@ -131,11 +143,24 @@ pub fn run(
     bell: &Bell,
     stop: &AtomicBool,
 ) -> Result<(), SealError> {
+    let ended = seal_until(&mut sealer, spool, sealing, backlog, bell, stop);
+    sealing.note_ended();
+    ended
+}
+
+fn seal_until(
+    sealer: &mut Sealer,
+    spool: &Spool,
+    sealing: &Sealing,
+    backlog: &Backlog,
+    bell: &Bell,
+    stop: &AtomicBool,
+) -> Result<(), SealError> {
     let upstreams = backlog.upstreams();
     let mut drain = None;
     while !stop.load(Ordering::Relaxed) {
         // Without an upstream the local repository is the end, and that is always reachable.
-        let reachable = upstreams.is_empty() || upstreams.iter().any(|upstream| upstream.is_reachable());
+        let reachable = upstreams.is_empty() || upstreams.iter().any(|upstream| upstream.can_take());
         sealer.handle_upstream(reachable);
         if drain.is_none() && sealing.is_asked() {
             drain = Some(sealing.asked.load(Ordering::SeqCst));
@@ -144,7 +169,7 @@ pub fn run(
         match sealer.seal_due(clock::micros(clock::wall())) {
             Ok(Some((sealed, reason))) => {
                 log(&sealed, reason);
-                sealing.note(&sealer);
+                sealing.note(sealer);
                 backlog.handle_sealed(&sealing.chains());
                 bell.ring();
                 continue; // more may be due
@@ -159,7 +184,7 @@ pub fn run(
         if let Some(asked) = drain.take_if(|_| sealer.is_drained() || sealer.is_resting()) {
             sealing.note_done(asked);
         }
-        rest(&sealer, spool);
+        rest(sealer, spool);
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use forebay_broker::Broker;
 use forebay_broker::inbound::Ticket;
-use forebay_storage::odf::Repository;
+use forebay_storage::odf::{ChainFiles, Repository};
 use forebay_storage::position::{DatasetId, Seq};
 use forebay_storage::spool::{Request, Spool};
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::ingest::Counters;
 use crate::sealing::{Chain, Sealing};
 use crate::store::{Store, datasets_dir};
+use crate::upstream::backlog::Backlog;
 use crate::upstream::bell::Bell;
 use crate::upstream::report::{DeliveryReport, Progress};
 use crate::upstream::retention::Retention;
@@ -53,6 +54,8 @@ pub struct Shared {
     pub progress: Vec<Arc<Progress>>,
     /// Wakes the deliveries.
     pub bell: Arc<Bell>,
+    /// What waits for the upstreams.
+    pub backlog: Arc<Backlog>,
     /// Lets slices go that every upstream has.
     pub retention: Arc<Retention>,
     /// Samples over time.
@@ -167,6 +170,17 @@ impl Shared {
         let usage = self.spool.usage();
         let spool_bytes = usage.live_bytes + usage.external_bytes;
         self.rates.push(Sample { at, stored: self.spool.counters().messages_stored, spool_bytes });
+    }
+
+    /// Takes account of positions that something else than a delivery has moved, and wakes the deliveries.
+    pub fn reread_positions(&self) -> Result<()> {
+        let ids: BTreeMap<String, DatasetId> = self.spool.datasets()?.into_iter().collect();
+        let root = datasets_dir(&self.config.data_dir);
+        let names = self.config.datasets.iter().map(|dataset| dataset.spec.name.as_str());
+        let chains = names.filter_map(|name| Some((name, *ids.get(name)?, ChainFiles::new(&root.join(name)))));
+        self.backlog.reread(chains, &self.config.upstreams)?;
+        self.bell.ring();
+        Ok(())
     }
 
     /// Everything that is known.

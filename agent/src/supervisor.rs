@@ -21,7 +21,7 @@ use anyhow::{Context as _, Result, anyhow};
 use forebay_broker::inbound::Ticket;
 use forebay_broker::{Broker, Listener, StoredSession};
 use forebay_storage::batcher::BatchLimits;
-use forebay_storage::position::DatasetId;
+use forebay_storage::position::{DatasetId, Seq};
 use forebay_storage::sealer::{SealError, Sealer};
 use forebay_storage::spool::{Request, Spool, Writer};
 use tokio::sync::{mpsc, oneshot};
@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::clock::{self, Clock};
-use crate::config::{Config, ConfigError, Origin};
+use crate::config::{Config, ConfigError, Origin, UpstreamKind};
 use crate::control;
 use crate::ingest::{Counters, Ingest};
 use crate::route::Router;
@@ -123,6 +123,7 @@ impl Agent {
             sealing,
             progress: backlog.upstreams().to_vec(),
             bell: Arc::clone(&bell),
+            backlog: Arc::clone(&backlog),
             retention,
             rates: Rates::default(),
             started: clock::now(),
@@ -230,6 +231,7 @@ fn open(config: &Config) -> Result<(Store, Sealer, Arc<Backlog>)> {
         warn!(?gap, "Messages of the spool cannot be read.");
     }
     info!(messages = report.messages, log_end = store.spool.log_end().0, "Spool opened.");
+    begin_above_earlier_spools(config, &store.spool)?;
     let root = datasets_dir(&config.data_dir);
     let specs: Vec<_> = config.datasets.iter().map(|dataset| Arc::new(dataset.spec.clone())).collect();
     let limits = BatchLimits {
@@ -261,6 +263,19 @@ fn open(config: &Config) -> Result<(Store, Sealer, Arc<Backlog>)> {
     }
     let backlog = Backlog::open(&store.spool, &sealer, &config.upstreams)?;
     Ok((store, sealer, Arc::new(backlog)))
+}
+
+/// A node that takes rows knows them by `(gateway, seq)`. A gateway whose disk was replaced would begin at 0 again, under
+/// its old name, and the node would take its rows for repetitions: so a new spool that feeds such a node begins at the
+/// time of day, in microseconds, which no spool before it has reached. (It stays below 2^53, and dense from there.)
+fn begin_above_earlier_spools(config: &Config, spool: &Spool) -> Result<()> {
+    let feeds_a_ledger = config.upstreams.iter().any(|upstream| matches!(upstream.kind, UpstreamKind::Ingest(_)));
+    let is_new = spool.log_end() == Seq(0) && spool.datasets().context("read the datasets of the spool")?.is_empty();
+    if feeds_a_ledger && is_new {
+        let now_us = u64::try_from(clock::micros(clock::wall())).unwrap_or(0);
+        spool.raise_seq_floor(Seq(now_us)).context("begin the spool")?;
+    }
+    Ok(())
 }
 
 fn dataset_ids(config: &Config, spool: &Spool) -> Result<Vec<DatasetId>> {

@@ -37,6 +37,8 @@ pub struct Sync {
     progress: Vec<Arc<Progress>>,
     /// For each upstream: which datasets go there, and the first `seq` that it need not have; none: the dataset is damaged.
     goals: Vec<BTreeMap<String, Option<u64>>>,
+    /// Why something could not be sealed.
+    unsealed: Option<String>,
     urge: u64,
 }
 
@@ -44,28 +46,32 @@ impl Sync {
     /// Seals what waits and urges every delivery. Blocks while it seals.
     ///
     /// # Errors
-    /// Something could not be sealed.
+    /// None so far: what cannot be sealed is a problem of the report.
     pub fn start(shared: &Shared) -> Result<Self> {
-        shared.sealing.seal_all(SEAL_ALL_MAX)?;
+        // One dataset that cannot be sealed does not keep the others from being delivered.
+        let unsealed = shared.sealing.seal_all(SEAL_ALL_MAX).err().map(|error| format!("{error:#}"));
         let chains = shared.sealing.chains();
         let goal = |name: &String| chains.get(name).map(|chain| chain.sealed);
         let names = || shared.config.datasets.iter().map(|dataset| &dataset.spec.name);
         let goals = shared.config.upstreams.iter().map(|upstream| {
             names().filter(|name| upstream.takes(name)).map(|name| (name.clone(), goal(name))).collect()
         });
-        Ok(Self { progress: shared.progress.clone(), goals: goals.collect(), urge: shared.bell.urge() })
+        let (progress, goals) = (shared.progress.clone(), goals.collect());
+        Ok(Self { progress, goals, unsealed, urge: shared.bell.urge() })
     }
 
     /// Waits a little and tells how far it is.
     pub async fn next(&self) -> SyncReport {
         tokio::time::sleep(TELL_EVERY).await;
-        let done = self.progress.iter().all(|progress| progress.urged() >= self.urge);
         let upstreams: Vec<DeliveryReport> = self.progress.iter().map(|progress| progress.report()).collect();
-        let problems = if done { self.problems(&upstreams) } else { Vec::new() };
+        let undelivered = self.undelivered(&upstreams);
+        // Under load there is always something newer on its way: what was asked for ends it, too.
+        let done = undelivered.is_empty() || self.progress.iter().all(|progress| progress.urged() >= self.urge);
+        let problems = if done { self.unsealed.iter().cloned().chain(undelivered).collect() } else { Vec::new() };
         SyncReport { done, ok: done && problems.is_empty(), upstreams, problems }
     }
 
-    fn problems(&self, upstreams: &[DeliveryReport]) -> Vec<String> {
+    fn undelivered(&self, upstreams: &[DeliveryReport]) -> Vec<String> {
         let mut problems = Vec::new();
         for (report, goals) in upstreams.iter().zip(&self.goals) {
             for (name, goal) in goals {

@@ -40,9 +40,14 @@ fn a_bundle_reaches_the_node_and_its_receipt_lets_the_gateway_release_the_data()
     // Back at the gateway, which has gone on meanwhile.
     publish(&agent, &["three"]);
     let (is_ok, text) = forebay(&config, &["export", "--to", path(&stick)]);
+    assert!(!is_ok && text.contains(&format!("if that is the same place, say --accept {to}")), "{text}");
+    let (is_ok, text) = forebay(&config, &["export", "--to", path(&stick), "--accept", &to]);
     assert!(is_ok && text.contains("receipt:") && text.contains("has dataset temp"), "{text}");
     assert_eq!(count(&stick.join("temp/data")), 1, "the stick carries only what the node lacks");
     assert_eq!(count(&slices), 1, "what the node has was released");
+    let waits = agent.status().unwrap()["upstreams"][0]["undelivered_bytes"].as_u64().unwrap();
+    let newest = fs::metadata(fs::read_dir(&slices).unwrap().next().unwrap().unwrap().path()).unwrap().len();
+    assert_eq!(waits, newest, "and makes room");
 
     // The link comes back: the chain is compared, and the rest follows.
     dead_link.refuse(false);
@@ -77,7 +82,7 @@ fn a_damaged_bundle_and_a_forged_receipt_are_refused() {
     let receipt = fs::read_to_string(stick.join("receipt.json")).unwrap();
     let head = fs::read_to_string(stick.join("temp/refs/head")).unwrap();
     fs::write(stick.join("receipt.json"), receipt.replace(&head, &format!("f1620{}", "0".repeat(64)))).unwrap();
-    let (is_ok, text) = forebay(&config, &["export", "--to", path(&stick)]);
+    let (is_ok, text) = forebay(&config, &["export", "--to", path(&stick), "--accept", &to]);
     assert!(!is_ok && text.contains("is not believed"), "{text}");
     assert_eq!(agent.status().unwrap()["upstreams"][0]["delivered"], json!({}), "nothing counts as delivered");
     finish(agent, &config, "temp");

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use forebay_storage::durable_fs::DurableFs;
 use forebay_storage::odf::{ChainFiles, Event, Multihash};
 use forebay_storage::position::{DatasetId, Seq};
-use forebay_storage::spool::Spool;
+use forebay_storage::spool::{Spool, SpoolError};
 use serde::{Deserialize, Serialize};
 
 use super::{Bundle, BundledDataset, Receipt, VERSION, bundle_file, check_version, read, receipt_file};
@@ -42,20 +42,29 @@ pub struct ExportedDataset {
     pub head: String,
 }
 
+/// Which upstream is meant, and what is believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Which {
+    /// URL of the upstream; it may be left out when there is only one.
+    pub upstream: Option<String>,
+    /// The place that a receipt may name instead of the upstream's URL, such as the same node by another name.
+    pub accept: Option<String>,
+}
+
 /// Takes `DIR/receipt.json` if there is one, and writes a bundle of everything that the upstream lacks into `dir`, which
-/// must exist. `url` names the upstream; it may be left out when there is only one.
+/// must exist.
 ///
 /// # Errors
 /// There is no such upstream, `dir` belongs to another gateway, a slice is gone, or a disk refuses.
-pub fn export(config: &Config, spool: &Spool, dir: &Path, url: Option<&str>) -> Result<Exported> {
-    let upstream = choose(config, url)?;
+pub fn export(config: &Config, spool: &Spool, dir: &Path, which: &Which) -> Result<Exported> {
+    let upstream = choose(config, which.upstream.as_deref())?;
     if !dir.is_dir() {
         bail!("{} is not a directory: is the stick mounted?", dir.display());
     }
     let ids = dataset_ids(config, spool, upstream)?;
     let stick = Stick { config, dir, fs: DurableFs::new() };
     stick.check_owner(upstream)?;
-    let accepted = stick.take_receipt(spool, upstream, &ids)?;
+    let accepted = stick.take_receipt(spool, upstream, &ids, which.accept.as_deref())?;
     let mut bundle = stick.empty_bundle(upstream);
     let mut exported = Exported { upstream: upstream.url.clone(), accepted, datasets: Vec::new() };
     for (name, id) in &ids {
@@ -124,6 +133,7 @@ impl Stick<'_> {
         spool: &Spool,
         upstream: &Upstream,
         ids: &[(String, DatasetId)],
+        accept: Option<&str>,
     ) -> Result<Vec<(String, u64)>> {
         let path = receipt_file(self.dir);
         let Some(receipt) = read::<Receipt>(&path)? else { return Ok(Vec::new()) };
@@ -131,15 +141,33 @@ impl Stick<'_> {
         if receipt.gateway != self.config.gateway || receipt.upstream != upstream.url {
             bail!("{}: is the receipt of gateway {} for {}", path.display(), receipt.gateway, receipt.upstream);
         }
+        let to = receipt.delivered_to.as_str();
+        if to != upstream.url && accept != Some(to) {
+            bail!(
+                "{}: says that the datasets were delivered to {to}, and they are for {}: if that is the same place, say \
+                 --accept {to}; if not, remove the receipt",
+                path.display(),
+                upstream.url
+            );
+        }
         let mut accepted = Vec::new();
         for dataset in &receipt.datasets {
             let Some((name, id)) = ids.iter().find(|(name, _)| *name == dataset.name) else { continue };
             let end = self.accounted_for(name, &dataset.head).with_context(|| {
-                format!("{}: dataset {name}: head {} is not believed", path.display(), dataset.head)
+                format!(
+                    "{}: dataset {name}: head {} is not believed; remove the receipt to go on without it",
+                    path.display(),
+                    dataset.head
+                )
             })?;
-            let end = end.min(spool.sealed(*id)?);
+            // Not beyond what the bundle was: a head may have been there before its rows were accounted for.
+            let end = end.min(Seq(dataset.end)).min(spool.sealed(*id)?);
             if end > spool.delivered(&upstream.url, *id)? {
-                spool.set_delivered(&upstream.url, *id, end)?;
+                match spool.set_delivered(&upstream.url, *id, end) {
+                    // The link came back meanwhile, and the sync job is further.
+                    Ok(()) | Err(SpoolError::PositionGoesBack { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
                 accepted.push((name.clone(), end.0));
             }
         }

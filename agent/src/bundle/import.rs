@@ -3,7 +3,7 @@
 //! A delivery needs positions, so a spool is begun in a temporary directory and told what the gateway's knew: which slices
 //! the upstream has, and how far the chains go.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ use crate::upstream::deliver::Delivery;
 use crate::upstream::report::{DeliveryReport, Progress};
 use crate::upstream::retention::Retention;
 
+/// Dead letters read at a time.
+const LETTERS_MAX: usize = 256;
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 
@@ -32,6 +34,8 @@ pub struct Imported {
     pub datasets: Vec<BundledDataset>,
     /// What is not there, and why.
     pub problems: Vec<String>,
+    /// Files with rows that the upstream refuses, one JSON object a line. They count as delivered, as on a gateway.
+    pub refused: Vec<PathBuf>,
     /// What the delivery says of itself.
     pub report: DeliveryReport,
 }
@@ -52,6 +56,9 @@ pub fn import(dir: &Path, upstream: &Upstream, tell: &mut dyn FnMut(&DeliveryRep
         bundle.datasets.iter().map(|dataset| known(spool, upstream, dataset)).collect::<Result<_>>()?;
     let report = deliver(dir, &scratch, upstream, &datasets, tell)?;
     let mut imported = Imported { report, ..Imported::default() };
+    for (name, id) in &datasets {
+        imported.refused.extend(keep_refused(dir, spool, name, *id)?);
+    }
     for (dataset, (name, id)) in bundle.datasets.iter().zip(&datasets) {
         if spool.delivered(&upstream.url, *id)? >= Seq(dataset.end) && !imported.report.problems.contains_key(name) {
             imported.datasets.push(dataset.clone());
@@ -83,6 +90,26 @@ fn verify(dir: &Path, dataset: &BundledDataset) -> Result<()> {
         bail!("dataset {} in the bundle is not the one that bundle.json names; export it again", dataset.name);
     }
     Ok(())
+}
+
+/// Rows that the upstream refuses go back to the gateway's people on the stick.
+fn keep_refused(dir: &Path, spool: &Spool, name: &str, id: DatasetId) -> Result<Option<PathBuf>> {
+    let (mut lines, mut from) = (Vec::new(), Seq(0));
+    loop {
+        let letters = spool.dead_letters(id, from, LETTERS_MAX)?;
+        let Some(last) = letters.last() else { break };
+        from = last.seq.next();
+        for letter in &letters {
+            lines.extend_from_slice(&letter.message.payload);
+            lines.push(b'\n');
+        }
+    }
+    if lines.is_empty() {
+        return Ok(None);
+    }
+    let path = dir.join(format!("refused-{name}.ndjson"));
+    DurableFs::new().replace(&path, &lines).with_context(|| format!("write {}", path.display()))?;
+    Ok(Some(path))
 }
 
 struct Scratch {

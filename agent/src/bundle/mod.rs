@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::status::Shared;
 use crate::sync::SEAL_ALL_MAX;
 
-pub use self::export::{Exported, export};
+pub use self::export::{Exported, Which, export};
 pub use self::import::{Imported, import};
 
 /// Version of the two files.
@@ -77,11 +77,12 @@ pub struct Receipt {
 ///
 /// # Errors
 /// As of [`export`], or something cannot be sealed.
-pub fn export_from(shared: &Shared, dir: &Path, url: Option<&str>) -> Result<Exported> {
+pub fn export_from(shared: &Shared, dir: &Path, which: &Which) -> Result<Exported> {
     shared.sealing.seal_all(SEAL_ALL_MAX)?;
-    let exported = export(&shared.config, &shared.spool, dir, url)?;
+    let exported = export(&shared.config, &shared.spool, dir, which)?;
     if !exported.accepted.is_empty() {
         shared.retention.run()?;
+        shared.reread_positions()?;
     }
     Ok(exported)
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use super::output::{self, Cell, OutputFormat, Table, Tone, bytes, grouped};
 use super::run;
 use super::verify::short_head;
-use crate::bundle::{self, Exported};
+use crate::bundle::{self, Exported, Which};
 use crate::config::Loaded;
 use crate::control::{ControlRequest, client};
 use crate::supervisor::Agent;
@@ -24,6 +24,9 @@ pub(super) struct Args {
     /// URL of the upstream that the bundle is for; needed when several are configured
     #[arg(long = "for", value_name = "URL")]
     upstream: Option<String>,
+    /// Believe a receipt that names this URL instead: the same place by another name
+    #[arg(long, value_name = "URL")]
+    accept: Option<String>,
     /// How the result is written
     #[arg(long, value_enum, default_value_t)]
     output: OutputFormat,
@@ -32,7 +35,8 @@ pub(super) struct Args {
 /// Runs the command.
 pub(super) fn run(args: &Args, mut loaded: Loaded, level: Option<&str>) -> Result<ExitCode> {
     let dir = std::path::absolute(&args.to).with_context(|| format!("find {}", args.to.display()))?;
-    let request = ControlRequest::Export { dir: dir.clone(), upstream: args.upstream.clone() };
+    let which = Which { upstream: args.upstream.clone(), accept: args.accept.clone() };
+    let request = ControlRequest::Export { dir: dir.clone(), which: which.clone() };
     let data_dir = loaded.config.data_dir.display().to_string();
     let exported = if let Some(answers) = client::ask(&loaded.config, &request)? {
         eprintln!("forebay: asking the agent that runs on {data_dir}");
@@ -42,7 +46,7 @@ pub(super) fn run(args: &Args, mut loaded: Loaded, level: Option<&str>) -> Resul
         loaded.config.log.level = level.unwrap_or("error").to_owned();
         telemetry::start(&loaded.config.log)?;
         loaded.config.listeners.clear();
-        run::runtime()?.block_on(export(loaded, &dir, args.upstream.as_deref()))?
+        run::runtime()?.block_on(export(loaded, &dir, which))?
     };
     let text = match args.output {
         OutputFormat::Json => format!("{}\n", serde_json::to_string(&exported)?),
@@ -53,11 +57,11 @@ pub(super) fn run(args: &Args, mut loaded: Loaded, level: Option<&str>) -> Resul
 }
 
 /// In an agent of this process, which seals what waits.
-async fn export(loaded: Loaded, dir: &Path, upstream: Option<&str>) -> Result<Exported> {
+async fn export(loaded: Loaded, dir: &Path, which: Which) -> Result<Exported> {
     let agent = Agent::start(loaded.config).await?;
     let shared = Arc::clone(agent.shared());
-    let (dir, upstream) = (dir.to_owned(), upstream.map(str::to_owned));
-    let exporting = move || bundle::export_from(&shared, &dir, upstream.as_deref());
+    let dir = dir.to_owned();
+    let exporting = move || bundle::export_from(&shared, &dir, &which);
     let exported = tokio::task::spawn_blocking(exporting).await?;
     agent.stop().await?;
     exported

@@ -68,6 +68,10 @@ fn render(imported: &Imported, url: &str, colour: bool) -> String {
     for dataset in &imported.datasets {
         out += &format!("{url}: dataset {} is there up to seq {}\n", dataset.name, grouped(dataset.end));
     }
+    for file in &imported.refused {
+        let line = format!("refused rows are in {}", file.display());
+        out += &format!("{}\n", tinted(&line, Tone::Warning, colour));
+    }
     for problem in &imported.problems {
         out += &format!("{} {problem}\n", tinted("problem:", Tone::Bad, colour));
     }

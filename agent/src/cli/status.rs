@@ -186,6 +186,11 @@ fn problems(status: &Status, colour: bool) -> String {
             let word = tinted(word, Tone::Bad, colour);
             let _ = writeln!(out, "{word} {}: dataset {dataset}: {}", upstream.url, problem.words);
         }
+        for (dataset, rows) in &upstream.never_sent {
+            let rows = grouped(*rows);
+            let url = &upstream.url;
+            let _ = writeln!(out, "note: {url}: {rows} rows of {dataset} were released before it was configured");
+        }
         if let Some(error) = upstream.last_error.as_ref().filter(|_| upstream.problems.is_empty()) {
             let _ = writeln!(out, "{} {}: {error}", tinted("problem:", Tone::Warning, colour), upstream.url);
         }

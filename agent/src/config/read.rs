@@ -39,7 +39,7 @@ pub(super) fn config(tree: Node) -> Result<Config> {
     let batch = section(&mut root, "batch", batch)?.unwrap_or_default();
     let keep_delivered_bytes = section(&mut root, "retention", retention)?.unwrap_or(default.keep_delivered_bytes);
     let upstreams = match root.take("upstream") {
-        Some(node) => super::upstream::upstreams(node, &datasets)?,
+        Some(node) => super::upstream::upstreams(node, &datasets, &data_dir)?,
         None => Vec::new(),
     };
     let log = section(&mut root, "log", log)?.unwrap_or_default();

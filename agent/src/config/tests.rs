@@ -282,7 +282,10 @@ fn what_is_wrong_with_an_upstream_is_named_with_its_line() {
     for (url, rest, message) in [
         ("ftp://x", "", "`upstream.url`: `ftp://` is not a scheme of an upstream"),
         ("s3:///", "", "needs a bucket"),
-        ("https://user@n/a", "", "the token belongs in token_file"),
+        ("https://user@n/a", "", "a token belongs in token_file"),
+        ("s3+https://id:key@host/b", "", "has no user and no password"),
+        ("https://n/a?x=1", "", "has no `?`"),
+        ("file:///", "", "written in full"),
         ("file:///a", "token_file = \"x\"", "`upstream.token_file`: belongs to a node only"),
         ("file:///a", "ca_file = \"x\"", "belongs to an upstream with https only"),
         ("odf+https://n/a", "ingest_format = \"ndjson\"", "belongs to push ingest"),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
-use std::path::{Component, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use chrono::NaiveTime;
@@ -67,7 +67,7 @@ pub struct Bucket {
     pub prefix: String,
     /// Default: `AWS_REGION`, else us-east-1.
     pub region: Option<String>,
-    /// Default: the variables and files that every AWS program reads.
+    /// Default: `AWS_ACCESS_KEY_ID` and its like, or the credentials of the machine's role.
     pub access_key_id: Option<String>,
     /// Belongs to `access_key_id`.
     pub secret_access_key: Option<Secret>,
@@ -132,9 +132,11 @@ impl Upstream {
 
     /// An upstream with every default.
     pub fn at(url: &str) -> Parsed<Self> {
+        let kind = kind(url)?;
         Ok(Self {
-            url: url.to_owned(),
-            kind: kind(url)?,
+            // The URL names the upstream's positions: a slash more or less at its end must not make it another one.
+            url: url.trim_end_matches('/').to_owned(),
+            kind,
             datasets: None,
             token: None,
             ca_file: None,
@@ -218,11 +220,18 @@ impl std::fmt::Display for Secret {
 }
 
 /// Every `[[upstream]]`, in file order.
-pub(super) fn upstreams(node: Node, datasets: &[Dataset]) -> Result<Vec<Upstream>> {
+pub(super) fn upstreams(node: Node, datasets: &[Dataset], data_dir: &Path) -> Result<Vec<Upstream>> {
     let mut upstreams: Vec<Upstream> = Vec::new();
     for section in node.sections()? {
         let whole = section.error("");
         let upstream = upstream(section, datasets)?;
+        if let UpstreamKind::Directory(path) = &upstream.kind
+            && overlaps(path, data_dir)
+        {
+            let problem =
+                "lies in data_dir or around it: an upstream is another place, so that data may leave this one";
+            return Err(ConfigError { key: "upstream.url".to_owned(), problem: problem.to_owned(), ..whole });
+        }
         if let Some(problem) = upstreams.iter().find_map(|known| clash(known, &upstream, datasets)) {
             return Err(ConfigError { key: "upstream.url".to_owned(), problem, ..whole });
         }
@@ -341,6 +350,12 @@ fn names(node: Node, datasets: &[Dataset]) -> Result<BTreeSet<String>> {
     if names.is_empty() { Err(empty) } else { Ok(names) }
 }
 
+/// Whether one of two directories lies in the other, as far as their names tell; `deliver` looks at the disk, too.
+fn overlaps(path: &Path, data_dir: &Path) -> bool {
+    let data_dir = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+    path.starts_with(&data_dir) || data_dir.starts_with(path)
+}
+
 /// Why two upstreams cannot stand in one file.
 fn clash(one: &Upstream, other: &Upstream, datasets: &[Dataset]) -> Option<String> {
     if one.url == other.url || one.kind == other.kind {
@@ -348,7 +363,11 @@ fn clash(one: &Upstream, other: &Upstream, datasets: &[Dataset]) -> Option<Strin
     }
     let (a, b) = (one.kind.node()?, other.kind.node()?);
     let shared = datasets.iter().map(|dataset| &dataset.spec.name).find(|name| one.takes(name) && other.takes(name));
-    let same = a.base.host_str() == b.base.host_str() && a.account == b.account;
+    let is_both = std::mem::discriminant(&one.kind) != std::mem::discriminant(&other.kind);
+    let same = is_both
+        && a.base.host_str() == b.base.host_str()
+        && a.base.port_or_known_default() == b.base.port_or_known_default()
+        && a.account == b.account;
     shared.filter(|_| same).map(|name| {
         format!(
             "dataset {name} would go to the same account of the same node by push ingest and by smart push: the first \
@@ -362,6 +381,15 @@ fn kind(url: &str) -> Parsed<UpstreamKind> {
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err(format!("{url:?} is not a URL such as \"file:///mnt/usb/forebay\""));
     };
+    let authority = rest.split('/').next().unwrap_or_default();
+    if authority.contains('@') {
+        // Not repeated: what stands there may be a secret.
+        return Err(
+            "the URL of an upstream has no user and no password: a token belongs in token_file, the keys of S3 in \
+                    access_key_id and secret_access_key_file"
+                .to_owned(),
+        );
+    }
     match scheme {
         "file" => directory(rest).map(UpstreamKind::Directory),
         "s3" => bucket(None, rest).map(UpstreamKind::Bucket),
@@ -411,8 +439,8 @@ fn bucket(endpoint: Option<String>, path: &str) -> Parsed<Bucket> {
 
 fn node_url(url: &str) -> Parsed<NodeUrl> {
     let mut base = Url::parse(url).map_err(|error| format!("{url:?} is not a URL: {error}"))?;
-    if base.query().is_some() || base.fragment().is_some() || !base.username().is_empty() {
-        return Err("the URL of a node has no user, no `?` and no `#`; the token belongs in token_file".to_owned());
+    if base.query().is_some() || base.fragment().is_some() {
+        return Err("the URL of a node has no `?` and no `#`".to_owned());
     }
     let path = base.path().trim_matches('/').to_owned();
     let (parent, account) = path.rsplit_once('/').unwrap_or(("", &path));

@@ -52,11 +52,24 @@ impl Backlog {
         chains: impl Iterator<Item = (&'a str, DatasetId, ChainFiles)>,
         upstreams: &[Upstream],
     ) -> Result<Self> {
+        let account = Self::account_of(spool, chains, upstreams)?;
+        let upstreams = upstreams.iter().map(|upstream| Arc::new(Progress::new(upstream))).collect();
+        let backlog = Self { spool: spool.clone(), upstreams, account: Mutex::new(account) };
+        backlog.publish(&backlog.account());
+        Ok(backlog)
+    }
+
+    fn account_of<'a>(
+        spool: &Spool,
+        chains: impl Iterator<Item = (&'a str, DatasetId, ChainFiles)>,
+        upstreams: &[Upstream],
+    ) -> Result<Account> {
         let mut account = Account { sealed: Totals::new(), delivered: vec![Totals::new(); upstreams.len()] };
         for (name, id, files) in chains {
             let positions = positions(spool, upstreams, id)?;
+            let released = spool.released(id).context("read what was released")?;
             let (total, waiting) =
-                waiting(&files, &positions).with_context(|| format!("read the chain of dataset {name}"))?;
+                waiting(&files, released, &positions).with_context(|| format!("read the chain of dataset {name}"))?;
             account.sealed.insert(name.to_owned(), total);
             for ((delivered, waiting), upstream) in account.delivered.iter_mut().zip(waiting).zip(upstreams) {
                 if upstream.takes(name) {
@@ -64,10 +77,20 @@ impl Backlog {
                 }
             }
         }
-        let upstreams = upstreams.iter().map(|upstream| Arc::new(Progress::new(upstream))).collect();
-        let backlog = Self { spool: spool.clone(), upstreams, account: Mutex::new(account) };
-        backlog.publish(&backlog.account());
-        Ok(backlog)
+        Ok(account)
+    }
+
+    /// Takes the positions from the spool again, after a receipt has moved them.
+    pub fn reread<'a>(
+        &self,
+        chains: impl Iterator<Item = (&'a str, DatasetId, ChainFiles)>,
+        upstreams: &[Upstream],
+    ) -> Result<()> {
+        let fresh = Self::account_of(&self.spool, chains, upstreams)?;
+        let mut account = self.account();
+        account.delivered = fresh.delivered;
+        self.publish(&account);
+        Ok(())
     }
 
     /// What is known of each upstream, in the order of the configuration.
@@ -148,8 +171,9 @@ fn positions(spool: &Spool, upstreams: &[Upstream], dataset: DatasetId) -> Resul
     upstreams.iter().map(position).collect::<Result<_, _>>().context("read the positions of the upstreams")
 }
 
-/// Bytes of all slices, and of those that lie beyond each position.
-fn waiting(files: &ChainFiles, positions: &[Seq]) -> Result<(u64, Vec<u64>)> {
+/// Bytes of all slices, and of those that lie beyond each position and are still here: what was released takes no room,
+/// whoever lacks it.
+fn waiting(files: &ChainFiles, released: Seq, positions: &[Seq]) -> Result<(u64, Vec<u64>)> {
     let (mut total, mut waiting) = (0u64, vec![0u64; positions.len()]);
     if positions.is_empty() {
         return Ok((total, waiting));
@@ -159,7 +183,7 @@ fn waiting(files: &ChainFiles, positions: &[Seq]) -> Result<(u64, Vec<u64>)> {
         let size = sealed.slice.size;
         total = total.saturating_add(size);
         for (bytes, position) in waiting.iter_mut().zip(positions) {
-            if sealed.last_seq >= *position {
+            if sealed.last_seq >= *position && sealed.last_seq >= released {
                 *bytes = bytes.saturating_add(size);
             }
         }

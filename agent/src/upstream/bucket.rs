@@ -26,6 +26,8 @@ use crate::config::{Bucket, Upstream};
 const PART_BYTES: usize = 5 << 20;
 /// Longest `refs/head` that is looked at, bytes; a hash has 69.
 const HEAD_BYTES_MAX: u64 = 256;
+/// How long the end of an upload that failed is waited for.
+const ABORT_MAX: Duration = Duration::from_secs(5);
 /// The slowest link that is waited for, bytes a second.
 const SLOWEST_LINK: u64 = 16 << 10;
 
@@ -34,10 +36,10 @@ const ADVICE: &[(&str, &str)] = &[
     ("NoSuchBucket", "there is no such bucket: create it, or correct `url`"),
     ("InvalidAccessKeyId", "the store does not know this access_key_id"),
     ("SignatureDoesNotMatch", "the secret access key does not belong to the access_key_id"),
-    (
-        "AccessDenied",
-        "these keys may not do this: they need s3:GetObject, s3:PutObject and s3:ListBucket below the prefix",
-    ),
+    ("RequestTimeTooSkewed", "the gateway's clock is wrong"),
+    ("AuthorizationHeaderMalformed", "set `region` to that of the bucket"),
+    ("PermanentRedirect", "set `region` to that of the bucket"),
+    ("169.254.169.254", "no keys: name access_key_id and secret_access_key_file, or set AWS_ACCESS_KEY_ID"),
     ("UnknownIssuer", "the certificate of the store is not trusted: name the CA that signed it in `ca_file`"),
     ("QuotaExceeded", "the bucket's quota is used up"),
 ];
@@ -56,7 +58,12 @@ pub struct BucketStore {
 impl BucketStore {
     pub(super) fn new(bucket: &Bucket, upstream: &Upstream) -> Result<Self, Failure> {
         install_crypto();
-        let mut builder = AmazonS3Builder::from_env()
+        // Keys of the configuration stand alone: a session token of the environment does not belong to them.
+        let builder = match &bucket.access_key_id {
+            Some(_) => AmazonS3Builder::new(),
+            None => AmazonS3Builder::from_env(),
+        };
+        let mut builder = builder
             .with_bucket_name(&bucket.name)
             .with_client_options(client_options(upstream)?)
             // Waiting and trying again is done in one place, `deliver`.
@@ -64,7 +71,8 @@ impl BucketStore {
         if let Some(endpoint) = &bucket.endpoint {
             builder = builder.with_endpoint(endpoint).with_virtual_hosted_style_request(false);
         }
-        if let Some(region) = &bucket.region {
+        let region = bucket.region.clone().or_else(|| std::env::var("AWS_REGION").ok());
+        if let Some(region) = region {
             builder = builder.with_region(region);
         }
         if let (Some(id), Some(secret)) = (&bucket.access_key_id, &bucket.secret_access_key) {
@@ -138,14 +146,17 @@ impl BucketStore {
         let mut upload = self.store.put_multipart(&path).await.map_err(|error| self.failure(&error))?;
         loop {
             let mut part = Vec::with_capacity(PART_BYTES);
-            source.by_ref().take(PART_BYTES as u64).read_to_end(&mut part).map_err(local)?;
+            if let Err(error) = source.by_ref().take(PART_BYTES as u64).read_to_end(&mut part) {
+                let _ = tokio::time::timeout(ABORT_MAX, upload.abort()).await;
+                return Err(local(error));
+            }
             if part.is_empty() {
                 break;
             }
             self.pace.wait(part.len()).await;
             if let Err(error) = upload.put_part(PutPayload::from(part)).await {
                 // Parts of an upload that nobody finishes cost money; the bucket's lifecycle rule is the second guard.
-                let _ = upload.abort().await;
+                let _ = tokio::time::timeout(ABORT_MAX, upload.abort()).await;
                 return Err(self.failure(&error));
             }
         }
@@ -192,9 +203,10 @@ impl BucketStore {
         let text = chain_of(error);
         let advice = ADVICE.iter().find(|(code, _)| text.contains(code)).map(|(_, advice)| *advice);
         let advice = match (advice, error) {
-            (None, Error::PermissionDenied { .. } | Error::Unauthenticated { .. }) => {
-                Some("the store refuses these keys: check access_key_id and its secret")
-            }
+            (None, Error::PermissionDenied { .. } | Error::Unauthenticated { .. }) => Some(
+                "the store refuses these keys: check access_key_id and its secret; they need s3:GetObject and s3:PutObject below the prefix, and \
+                     s3:ListBucket on the bucket, without which a store answers 403 for what is not there yet",
+            ),
             (advice, _) => advice,
         };
         let (bucket, said) = (&self.name, said(&text));
@@ -258,6 +270,7 @@ fn is_unknown_condition(error: &Error) -> bool {
     matches!(error, Error::NotImplemented { .. })
         || text.contains("NotImplemented")
         || text.contains("status code: 501")
+        || text.contains("ETag required")
 }
 
 /// An error with its causes, each said once.

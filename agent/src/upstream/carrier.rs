@@ -96,6 +96,7 @@ impl Carrier {
     /// Reads the token again. Whether it is another one.
     pub(super) fn reread_token(&self) -> bool {
         match self {
+            // The keys of a bucket are read when it is opened again.
             Self::Chain(ChainCarrier { kind: ChainKind::Mirror(_), .. }) => false,
             Self::Chain(ChainCarrier { kind: ChainKind::Smart(_, http, _), .. })
             | Self::Ingest(IngestCarrier { http, .. }) => http.reread_token(),
@@ -110,9 +111,15 @@ impl ChainCarrier {
     }
 
     /// The head of a dataset there; none: there is no such dataset yet.
-    pub(super) async fn head(&self, dataset: &str) -> Result<Option<RemoteHead>, Failure> {
+    /// `expected`: something of it was delivered there before.
+    pub(super) async fn head(
+        &self,
+        dataset: &str,
+        files: &ChainFiles,
+        expected: bool,
+    ) -> Result<Option<RemoteHead>, Failure> {
         match &self.kind {
-            ChainKind::Mirror(mirror) => mirror.head(dataset).await,
+            ChainKind::Mirror(mirror) => mirror.head(dataset, files, expected).await,
             ChainKind::Smart(smart, http, node) => match smart.head(dataset).await {
                 Ok(hash) => Ok(hash.map(|hash| RemoteHead { hash, version: None })),
                 Err(failure) => Err(node::explain(http, node, dataset, failure).await),

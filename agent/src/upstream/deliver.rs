@@ -114,6 +114,8 @@ enum Step {
     Idle,
     /// There may be more.
     Moved,
+    /// Nothing was done yet: look again.
+    Again,
 }
 
 /// What is next after a round.
@@ -133,6 +135,8 @@ struct Runner {
     delivery: Delivery,
     carrier: Option<Carrier>,
     lanes: Vec<Lane>,
+    /// The dataset that gets the first step.
+    first: usize,
     backoff: Backoff,
     /// The urge that is being followed, or was last.
     urge: u64,
@@ -191,6 +195,7 @@ impl Runner {
         Self {
             lanes: lanes.collect(),
             carrier: None,
+            first: 0,
             backoff: Backoff::new(RETRY_FIRST, retry_max),
             urge: 0,
             unauthorised: 0,
@@ -240,6 +245,8 @@ impl Runner {
                 let _ = tokio::time::timeout(wait, bell.wait(heard, urged)).await;
             }
             Next::Closed(wait) => {
+                // The clock may be set meanwhile.
+                let wait = wait.min(PROBE_LINK);
                 let _ = tokio::time::timeout(wait, bell.wait(heard, urged)).await;
             }
         }
@@ -267,6 +274,10 @@ impl Runner {
             return Next::Closed(wait);
         }
         self.delivery.progress.lock().opens_at_ms = None;
+        // Before anything else: a disk that other programs filled has room for what no upstream lacks any more.
+        if let Err(problem) = self.delivery.retention.run() {
+            warn!(problem = format!("{problem:#}"), "Delivered slices could not be released.");
+        }
         match self.carry_on(is_urgent).await {
             Ok(()) => {
                 self.backoff.handle_success();
@@ -293,12 +304,14 @@ impl Runner {
                     continue;
                 }
                 match self.step(index).await {
+                    Ok(Step::Again) => has_moved = true,
                     Ok(step) => {
                         has_moved |= step == Step::Moved;
                         self.handle_lane_success(index);
                     }
                     Err(failure) if failure.kind.is_of_upstream() || failure.kind == FailureKind::Stopped => {
-                        return Err(failure.context(format!("deliver dataset {}", self.lanes[index].name)));
+                        self.first = index + 1;
+                        self.blame(index, failure).await?;
                     }
                     Err(failure) => self.handle_lane_failure(index, &failure),
                 }
@@ -308,6 +321,19 @@ impl Runner {
                 return Ok(());
             }
         }
+    }
+
+    /// A dataset that makes the node silent must not starve the others: when the upstream answers to something small, what
+    /// failed is the dataset.
+    async fn blame(&mut self, index: usize, failure: Failure) -> Result<(), Failure> {
+        if failure.kind == (FailureKind::Unreachable { retry_after: None })
+            && let Some(carrier) = &self.carrier
+            && carrier.reach(false).await.is_ok()
+        {
+            self.handle_lane_failure(index, &Failure { kind: FailureKind::Unknown, ..failure });
+            return Ok(());
+        }
+        Err(failure.context(format!("deliver dataset {}", self.lanes[index].name)))
     }
 
     /// Asks something small, unless the upstream has just been heard of.
@@ -326,9 +352,11 @@ impl Runner {
         Ok(())
     }
 
-    /// The datasets in the order in which they get their steps: as configured, or those that lack least first.
+    /// The datasets in the order in which they get their steps: as configured, beginning after the one that the upstream
+    /// last failed at; or those that lack least first.
     fn order(&self) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.lanes.len()).collect();
+        let count = self.lanes.len();
+        let mut order: Vec<usize> = (0..count).map(|index| (self.first + index) % count).collect();
         if self.delivery.upstream.live_first {
             let lacks =
                 |index: &usize| self.delivery.backlog.undelivered(self.delivery.number, &self.lanes[*index].name);
@@ -358,7 +386,8 @@ impl Runner {
             return Ok(Step::Idle);
         }
         let Some(Carrier::Chain(carrier)) = &self.carrier else { return Ok(Step::Idle) };
-        let remote = carrier.head(&lane.name).await?;
+        let before = self.delivered(lane)?;
+        let remote = carrier.head(&lane.name, &lane.files, before > Seq(0)).await?;
         let remote_hash = remote.as_ref().map(|head| head.hash);
         let missing = lane.files.blocks_after(stepping.head, remote_hash.as_ref()).map_err(Failure::local)?;
         let Some(missing) = missing else { return Err(diverged(carrier, &lane.name, remote_hash)) };
@@ -367,7 +396,14 @@ impl Runner {
             self.handle_delivered(index, stepping.sealed, Some(stepping.sealed_bytes), 0)?;
             return Ok(Step::Idle);
         }
-        let part = Part::first_of(&lane.files, &missing)?;
+        let part = Part::first_of(&lane.files, &missing).map_err(|failure| match remote {
+            // A dataset that may no longer be seen looks like one that is not there.
+            None if before > Seq(0) => failure.context(format!(
+                "{} was delivered to and is gone, or may not be seen any more",
+                carrier.place(&lane.name)
+            )),
+            _ => failure,
+        })?;
         let blocks = missing.get(..part.blocks).unwrap_or(&missing);
         let Pushed::Done { bytes } = carrier.push(&lane.name, &lane.files, remote.as_ref(), blocks).await? else {
             return self.handle_head_moved(index);
@@ -395,7 +431,7 @@ impl Runner {
         lane.known = None;
         lane.head_moves += 1;
         if lane.head_moves < HEAD_MOVES_MAX {
-            return Ok(Step::Moved);
+            return Ok(Step::Again);
         }
         lane.head_moves = 0;
         Err(Failure::new(FailureKind::Unknown, "its head there moves while it is written: is there another writer?"))
@@ -412,6 +448,10 @@ impl Runner {
         };
         let waits = |slice: &SealedSlice| slice.last_seq < stepping.sealed && !lane.ahead.contains(&slice.block);
         let slices: Vec<SealedSlice> = slices.into_iter().filter(waits).collect();
+        if let Some(step) = self.skip_released(index, &slices)? {
+            return Ok(step);
+        }
+        let lane = &self.lanes[index];
         let sizes: Vec<Waiting> = slices.iter().map(|slice| Waiting { bytes: slice.slice.size }).collect();
         let Some(next) = schedule::next_slice(&sizes, self.delivery.upstream.live_first) else {
             self.lanes[index].ahead.clear();
@@ -441,6 +481,27 @@ impl Runner {
         self.note_sent(1, posted.rows, posted.bytes);
         self.handle_delivered(index, position, None, slice.slice.size)?;
         Ok(Step::Moved)
+    }
+
+    /// Goes past slices that are no longer here: every upstream of that time has their rows, and this one, configured later,
+    /// never gets them from here.
+    fn skip_released(&self, index: usize, slices: &[SealedSlice]) -> Result<Option<Step>, Failure> {
+        let lane = &self.lanes[index];
+        let is_gone = |slice: &&SealedSlice| !lane.files.data_path(&slice.slice.physical_hash).exists();
+        let released = self.delivery.spool.released(lane.id).map_err(spool_failure)?;
+        let gone: Vec<&SealedSlice> =
+            slices.iter().take_while(|slice| slice.last_seq < released).take_while(is_gone).collect();
+        let Some(last) = gone.last() else { return Ok(None) };
+        let rows: u64 = gone.iter().filter_map(|slice| slice.slice.rows()).sum();
+        error!(
+            upstream = self.delivery.upstream.url,
+            dataset = lane.name,
+            rows,
+            "Rows that were released before this upstream was configured do not reach it from here: other upstreams have them."
+        );
+        *self.delivery.progress.lock().never_sent.entry(lane.name.clone()).or_default() += rows;
+        self.handle_delivered(index, last.last_seq.next(), None, 0)?;
+        Ok(Some(Step::Moved))
     }
 
     fn delivered(&self, lane: &Lane) -> Result<Seq, Failure> {
@@ -540,7 +601,12 @@ impl Runner {
         self.unauthorised = if failure.kind == FailureKind::Unauthorised { self.unauthorised + 1 } else { 0 };
         if failure.kind == FailureKind::Unauthorised && self.carrier.as_ref().is_some_and(Carrier::reread_token) {
             info!(upstream, "Read a new token.");
-            return Next::Again(Duration::ZERO);
+            if self.unauthorised == 1 {
+                return Next::Again(Duration::ZERO);
+            }
+        }
+        if failure.kind == FailureKind::Unauthorised {
+            self.carrier = None; // keys of a bucket are read when it is opened
         }
         match failure.kind {
             // Once may be a token that is being changed; twice is for a person.

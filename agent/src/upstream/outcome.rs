@@ -106,6 +106,10 @@ pub fn of_status(what: &str, status: u16, retry_after: Option<&str>, body: &str)
     if let Some(said) = words_of(body) {
         words = format!("{words}: {said}");
     }
+    if status == 413 {
+        words += "; a proxy before the node takes no body of this size: raise its limit, or lower [batch] bytes for what \
+                  is still to be sealed";
+    }
     Failure::new(kind, words)
 }
 

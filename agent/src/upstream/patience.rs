@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crate::clock;
 
 /// The slowest link that is waited for, bytes a second.
-const SLOWEST_LINK: u64 = 16 << 10;
+const SLOWEST_LINK: u64 = 64 << 10;
 /// Bytes that a kernel buffers for a connection at the most; Linux grows its buffers up to this.
 const BUFFER_MAX: u64 = 4 << 20;
 
@@ -106,7 +106,7 @@ mod tests {
 
         assert_eq!(patience.limit(paced).await, Some(()));
         let buffered = async {
-            patience.sent(8 << 10);
+            patience.sent(32 << 10);
             tokio::time::sleep(Duration::from_millis(300)).await;
         };
         assert_eq!(patience.limit(buffered).await, Some(()));

@@ -42,6 +42,9 @@ pub struct DeliveryReport {
     /// Dataset name to what keeps it from being delivered, and what to change.
     #[serde(default)]
     pub problems: BTreeMap<String, Problem>,
+    /// Dataset name to rows that were released before this upstream was configured, and that it never gets from here.
+    #[serde(default)]
+    pub never_sent: BTreeMap<String, u64>,
     /// Milliseconds since 1970 at which the configured window opens; none: it is open, or there is none.
     #[serde(default)]
     pub opens_at_ms: Option<i64>,
@@ -66,6 +69,11 @@ impl Progress {
     /// Whether the last attempt reached it.
     pub fn is_reachable(&self) -> bool {
         self.reachable.load(Ordering::Relaxed)
+    }
+
+    /// Whether a batch that is cut now can go there: only then does the age of a batch count.
+    pub fn can_take(&self) -> bool {
+        self.is_reachable() && self.lock().opens_at_ms.is_none()
     }
 
     /// What is known.

@@ -111,15 +111,32 @@ impl Mirror {
         }
     }
 
-    /// The head of a dataset's repository there; none: there is no repository.
+    /// The head of a dataset's repository there; none: there is no repository. `expected`: something of the dataset was
+    /// delivered there before.
     ///
     /// # Errors
-    /// It cannot be read or is no hash.
-    pub async fn head(&self, dataset: &str) -> Result<Option<RemoteHead>, Failure> {
-        match self {
-            Self::Directory(directory) => directory.head(dataset),
-            Self::Bucket(bucket) => bucket.head(dataset).await,
+    /// It cannot be read or is no hash; a directory is the gateway's own, or lacks the dataset that is expected there.
+    pub async fn head(&self, dataset: &str, files: &ChainFiles, expected: bool) -> Result<Option<RemoteHead>, Failure> {
+        let directory = match self {
+            Self::Directory(directory) => directory,
+            Self::Bucket(bucket) => return bucket.head(dataset).await,
+        };
+        if directory.is_ours(dataset, files.dir()) {
+            let root = directory.root.display();
+            return Err(Failure::local(format!(
+                "{root} holds the gateway's own datasets: an upstream is another place"
+            )));
         }
+        let head = directory.head(dataset)?;
+        if head.is_none() && expected && !directory.root.join(dataset).is_dir() {
+            // A mount point without its disk is an empty directory: nothing may be written into it.
+            return Err(Failure::unreachable(format!(
+                "{} holds no {dataset}, which was delivered there: is the disk mounted? For a new disk, make that folder \
+                 on it",
+                directory.root.display()
+            )));
+        }
+        Ok(head)
     }
 
     /// Brings blocks, oldest first, with their slices, and moves the head to the last of them.
@@ -182,6 +199,12 @@ impl Directory {
             let advice = if expected { ": is the disk mounted?" } else { "" };
             Failure::unreachable(format!("reach {}: {error}{advice}", self.root.display()))
         })
+    }
+
+    /// By any name: a link to the gateway's own datasets is not another place.
+    fn is_ours(&self, dataset: &str, ours: &Path) -> bool {
+        let there = fs::canonicalize(self.root.join(dataset));
+        there.is_ok_and(|there| fs::canonicalize(ours).is_ok_and(|ours| ours == there))
     }
 
     fn path(&self, dataset: &str, file: RemoteFile<'_>) -> PathBuf {

@@ -201,10 +201,14 @@ impl Errand {
         let answer = self.http.answer(request).await?;
         debug!(?rows, count, bytes, status = answer.status.as_u16(), "Posted rows.");
         match answer.status {
-            StatusCode::OK => {
+            StatusCode::OK if is_a_nodes(&answer.body) => {
                 self.delivered.rows += count;
                 Ok(Reply::Taken)
             }
+            StatusCode::OK => Err(Failure::unreachable(format!(
+                "{} was answered with 200 by something that is no Kamu node: is there a login page in between?",
+                self.what()
+            ))),
             StatusCode::INTERNAL_SERVER_ERROR => Ok(Reply::Refused(answer.failure(&self.what()))),
             _ => Err(answer.failure(&self.what())),
         }
@@ -240,6 +244,11 @@ impl Errand {
             ),
         }
     }
+}
+
+/// A node's 200 has nothing in it; one of a later version may have JSON. A hotspot's login page is neither.
+fn is_a_nodes(body: &str) -> bool {
+    body.trim().is_empty() || serde_json::from_str::<serde::de::IgnoredAny>(body).is_ok()
 }
 
 fn media_type(format: IngestFormat) -> &'static str {
