@@ -28,6 +28,10 @@ clients:
 kill9 times="50":
     FOREBAY_KILLS={{times}} .ci/run kill9
 
+# Outages of every kind of upstream, so many of each
+outages times="200":
+    FOREBAY_OUTAGES={{times}} .ci/run outages
+
 # Simulated power cuts, so many
 power-cuts cuts="2000":
     FOREBAY_POWER_CUTS={{cuts}} .ci/run power_cuts

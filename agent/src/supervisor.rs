@@ -110,7 +110,7 @@ impl Agent {
         let root = datasets_dir(&config.data_dir);
         let kept = (config.keep_delivered_bytes, config.spool.min_free_bytes);
         let datasets = names_and_ids(&config, &ids);
-        let retention = Retention::new(&store.spool, &store.fs, root, &datasets, &config.upstreams, kept);
+        let retention = Retention::new(&store.spool, &store.fs, &root, &datasets, &config.upstreams, kept);
         let retention = Arc::new(retention);
         let upstreams = start_upstreams(&config, &store, &ids, (&backlog, &bell), &retention, &failing)?;
         let shared = Arc::new(Shared {

@@ -34,22 +34,22 @@ const SETTLE_MAX: Duration = Duration::from_secs(90);
 
 #[test]
 fn a_directory_that_comes_and_goes_has_everything_once() {
-    outages(|dir| Upstream::directory(dir));
+    outages(Upstream::directory);
 }
 
 #[test]
 fn a_bucket_behind_a_bad_link_has_everything_once() {
-    outages(|dir| Upstream::bucket(dir));
+    outages(Upstream::bucket);
 }
 
 #[test]
 fn a_node_that_is_pushed_to_over_a_bad_link_has_everything_once() {
-    outages(|dir| Upstream::smart(dir));
+    outages(Upstream::smart);
 }
 
 #[test]
 fn a_node_that_rows_are_posted_to_over_a_bad_link_has_everything_once() {
-    outages(|dir| Upstream::ingest(dir));
+    outages(Upstream::ingest);
 }
 
 fn outages(upstream: impl FnOnce(&Path) -> Upstream) {

@@ -7,7 +7,7 @@ use anyhow::Result;
 use forebay_storage::dataset::spec::{Format, Merge};
 
 use super::output::{self, Cell, Table, Tone, tinted};
-use crate::config::{Config, Dataset, Loaded, units};
+use crate::config::{Config, Dataset, Loaded, Upstream, UpstreamKind, units};
 use crate::route::Router;
 
 /// What `check` takes.
@@ -35,6 +35,9 @@ fn report(args: &Args, loaded: &Loaded, colour: bool) -> String {
     overview(config, &mut out);
     out += "\n";
     out += &datasets(&config.datasets).render(colour);
+    for warning in warnings(config) {
+        let _ = writeln!(out, "{}", tinted(&format!("warning: {warning}"), Tone::Warning, colour));
+    }
     for shadowed in router.shadowed() {
         let text = format!(
             "warning: `{}` of dataset {} never takes a message: `{}` of dataset {} stands before it and takes all of \
@@ -68,11 +71,55 @@ fn overview(config: &Config, out: &mut String) {
         units::show_duration(config.batch.age),
     );
     for upstream in &config.upstreams {
-        let _ = writeln!(out, "upstream       {}", upstream.url);
+        let _ = writeln!(out, "upstream       {} ({})", upstream.url, what_is_done(upstream));
     }
     if config.upstreams.is_empty() {
         let _ = writeln!(out, "upstream       none: the datasets in data_dir are the end");
     }
+}
+
+/// What the sync job does with an upstream.
+fn what_is_done(upstream: &Upstream) -> String {
+    let mut what = match &upstream.kind {
+        UpstreamKind::Directory(_) => "mirrors the repositories".to_owned(),
+        UpstreamKind::Bucket(bucket) => format!("mirrors the repositories into bucket {}", bucket.name),
+        UpstreamKind::Smart(_) => "smart push: the gateway owns its datasets there".to_owned(),
+        UpstreamKind::Ingest(_) => "push ingest: rows into datasets of the node, see `forebay provision`".to_owned(),
+    };
+    if let Some(datasets) = &upstream.datasets {
+        let names: Vec<&str> = datasets.iter().map(String::as_str).collect();
+        what = format!("{what}; only {}", names.join(", "));
+    }
+    what
+}
+
+/// What may be meant, and would fail when it is too late to look.
+fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for upstream in &config.upstreams {
+        let bucket_secret = match &upstream.kind {
+            UpstreamKind::Bucket(bucket) => bucket.secret_access_key.as_ref(),
+            _ => None,
+        };
+        let secrets = upstream.token.iter().chain(bucket_secret);
+        warnings.extend(secrets.filter_map(|secret| Some(format!("{}: {}", upstream.url, secret.read().err()?))));
+        if let Some(Err(error)) = upstream.ca_file.as_ref().map(std::fs::read) {
+            warnings.push(format!("{}: ca_file cannot be read: {error}", upstream.url));
+        }
+        let is_node = upstream.kind.node().is_some();
+        if is_node && upstream.token.is_none() {
+            warnings.push(format!("{}: has no token: nodes refuse writes without one", upstream.url));
+        }
+    }
+    let posts = config.upstreams.iter().any(|upstream| matches!(upstream.kind, UpstreamKind::Ingest(_)));
+    if posts && config.gateway == Config::default().gateway {
+        warnings.push(format!(
+            "gateway is the host name, {}: a node knows rows by (gateway, seq), so two gateways that post into one dataset \
+             must not share it: set `gateway`",
+            config.gateway
+        ));
+    }
+    warnings
 }
 
 fn datasets(datasets: &[Dataset]) -> Table {
@@ -148,6 +195,30 @@ fn merge_name(merge: &Merge) -> String {
 mod tests {
     use super::*;
     use std::path::{Path, PathBuf};
+
+    #[test]
+    fn check_says_what_is_done_with_each_upstream_and_warns_of_what_would_fail_later() {
+        let text = "
+            [[upstream]]
+            url = \"https://node.example.com/acme\"
+            token_file = \"/nowhere/token\"
+            [[upstream]]
+            url = \"odf+https://other.example.com/acme\"
+            datasets = [\"messages\"]
+        ";
+        let config = Config::parse(text, Path::new("forebay.toml")).unwrap();
+
+        let report = report(&Args { topics: Vec::new() }, &Loaded { config, file: None }, false);
+
+        assert!(
+            report.contains("https://node.example.com/acme (push ingest: rows into datasets of the node"),
+            "{report}"
+        );
+        assert!(report.contains("smart push: the gateway owns its datasets there; only messages"), "{report}");
+        assert!(report.contains("warning: https://node.example.com/acme: cannot read /nowhere/token"), "{report}");
+        assert!(report.contains("other.example.com/acme: has no token"), "{report}");
+        assert!(report.contains("warning: gateway is the host name"), "{report}");
+    }
 
     #[test]
     fn check_shows_what_each_topic_maps_to_and_warns_of_what_never_matches() {

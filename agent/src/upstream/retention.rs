@@ -5,7 +5,7 @@
 //! may be missing, and the next start sweeps what a crash left in between.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
@@ -80,7 +80,7 @@ impl Retention {
     pub fn new(
         spool: &Spool,
         fs: &DurableFs,
-        root: PathBuf,
+        root: &Path,
         datasets: &[(String, DatasetId)],
         upstreams: &[Upstream],
         (keep_bytes, min_free_bytes): (u64, u64),
@@ -104,7 +104,7 @@ impl Retention {
 
     /// Releases nothing.
     pub fn none(spool: &Spool, fs: &DurableFs) -> Self {
-        Self::new(spool, fs, PathBuf::new(), &[], &[], (0, 0))
+        Self::new(spool, fs, Path::new(""), &[], &[], (0, 0))
     }
 
     /// Releases what may go now.
@@ -194,7 +194,10 @@ mod tests {
             .collect()
     }
 
-    fn released(of: &[(&str, &[(u64, u64, bool)])], keep_bytes: u64, lacking: u64) -> Vec<(String, usize)> {
+    /// Last `seq`, bytes, delivered everywhere.
+    type Slices = [(u64, u64, bool)];
+
+    fn released(of: &[(&str, &Slices)], keep_bytes: u64, lacking: u64) -> Vec<(String, usize)> {
         let kept = of.iter().map(|(name, of)| ((*name).to_owned(), slices(of))).collect();
         to_release(&kept, keep_bytes, lacking).into_iter().collect()
     }

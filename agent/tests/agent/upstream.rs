@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use forebay_agent::config::Upstream;
+use forebay_agent::store::Store;
 use forebay_agent::supervisor::Agent;
 use forebay_agent::upstream::bell::Bell;
 use forebay_agent::upstream::outcome::Failure;
@@ -13,6 +14,7 @@ use forebay_agent::upstream::repository::{Mirror, Pushed, reach};
 use forebay_agent::verify;
 use forebay_storage::durable_fs::DurableFs;
 use forebay_storage::odf::ChainFiles;
+use forebay_storage::position::Seq;
 
 use crate::support::{Gateway, PATIENCE, TEMPERATURE, publish, reading};
 
@@ -80,6 +82,27 @@ async fn a_chain_of_another_writer_is_never_overwritten() {
 
     assert!(problem.contains(&foreign) && problem.contains("another writer"), "{problem}");
     assert_eq!(fs::read_to_string(there.join("head")).unwrap(), foreign);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_between_the_record_of_a_release_and_the_removal_is_finished_by_the_next_start() {
+    let (gateway, _) = sealed_dataset().await;
+    let config = gateway.config();
+    let slices = || fs::read_dir(gateway.dataset("temperature").join("data")).unwrap().count();
+    assert_eq!(slices(), 3);
+    let store = Store::open_existing(&config).unwrap();
+    let id = store.spool.dataset_id("temperature").unwrap();
+    store.spool.set_released(id, Seq(2)).unwrap();
+    drop(store);
+
+    gateway.start().await.stop().await.unwrap();
+
+    assert_eq!(slices(), 1, "what was to go has gone");
+    let store = Store::open_existing(&config).unwrap();
+    let report = verify::run(&config, &store.spool, None).unwrap();
+    assert!(report.ok, "{report:?}");
+    assert!(report.datasets[0].notes[0].contains("2 slices were released"), "{report:?}");
+    assert!(!verify::dataset("temperature", &gateway.dataset("temperature")).ok, "elsewhere they would be missing");
 }
 
 #[test]
