@@ -1,6 +1,7 @@
 //! A bucket of an S3-compatible store as a place for repositories.
 
 use std::fs::File;
+use std::future::Future;
 use std::io::Read as _;
 use std::path::Path as FilePath;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use object_store::{
     PutOptions, PutPayload, RetryConfig, UpdateVersion,
 };
 
-use super::http::install_crypto;
+use super::http::{IDLE_MAX, install_crypto};
 use super::outcome::{Failure, FailureKind};
 use super::pace::Pace;
 use super::repository::{RemoteFile, RemoteHead, parse_head};
@@ -51,6 +52,7 @@ pub struct BucketStore {
     name: String,
     prefix: Path,
     pace: Pace,
+    timeout: Duration,
     /// The store has said that it knows no conditional put.
     is_unconditional: AtomicBool,
 }
@@ -85,6 +87,7 @@ impl BucketStore {
             name: bucket.name.clone(),
             prefix: Path::from(bucket.prefix.as_str()),
             pace: Pace::new(upstream.rate_limit),
+            timeout: upstream.timeout,
             is_unconditional: AtomicBool::new(false),
         })
     }
@@ -95,7 +98,7 @@ impl BucketStore {
 
     pub(super) async fn reach(&self) -> Result<(), Failure> {
         // Any answer is one; the usual one is that nothing has this name. A HEAD would not say whether the bucket is there.
-        match self.store.get(&self.prefix.clone().join("forebay")).await {
+        match self.soon(self.store.get(&self.prefix.clone().join("forebay"))).await? {
             Ok(_) => Ok(()),
             Err(error) if is_missing_object(&error) => Ok(()),
             Err(error) => Err(self.failure(&error)),
@@ -104,7 +107,7 @@ impl BucketStore {
 
     pub(super) async fn head(&self, dataset: &str) -> Result<Option<RemoteHead>, Failure> {
         let path = self.path(dataset, RemoteFile::Head);
-        let got = match self.store.get(&path).await {
+        let got = match self.soon(self.store.get(&path)).await? {
             Ok(got) => got,
             Err(error) if is_missing_object(&error) => return Ok(None),
             Err(error) => return Err(self.failure(&error)),
@@ -113,13 +116,13 @@ impl BucketStore {
         let text = if got.meta.size > HEAD_BYTES_MAX {
             Bytes::from_static(b"too long")
         } else {
-            got.bytes().await.map_err(|error| self.failure(&error))?
+            self.soon(got.bytes()).await?.map_err(|error| self.failure(&error))?
         };
         parse_head(path.as_ref(), &String::from_utf8_lossy(&text), Some(version)).map(Some)
     }
 
     pub(super) async fn has(&self, dataset: &str, file: RemoteFile<'_>, size: u64) -> Result<bool, Failure> {
-        match self.store.head(&self.path(dataset, file)).await {
+        match self.soon(self.store.head(&self.path(dataset, file))).await? {
             Ok(meta) => Ok(meta.size == size),
             Err(error) if is_missing_object(&error) => Ok(false),
             Err(error) => Err(self.failure(&error)),
@@ -178,7 +181,8 @@ impl BucketStore {
             None => PutMode::Create,
         };
         if !self.is_unconditional.load(Ordering::Relaxed) {
-            match self.store.put_opts(&path, text.clone(), PutOptions::from(condition)).await {
+            let put = self.store.put_opts(&path, text.clone(), PutOptions::from(condition));
+            match self.soon(put).await? {
                 Ok(_) => return Ok(true),
                 Err(Error::Precondition { .. } | Error::AlreadyExists { .. }) => return Ok(false),
                 Err(error) if is_unknown_condition(&error) => {
@@ -194,8 +198,16 @@ impl BucketStore {
         if self.head(dataset).await?.as_ref() != known {
             return Ok(false);
         }
-        self.store.put(&path, text).await.map_err(|error| self.failure(&error))?;
+        self.soon(self.store.put(&path, text)).await?.map_err(|error| self.failure(&error))?;
         Ok(true)
+    }
+
+    /// Something small has to be answered within the timeout; slices have their own.
+    async fn soon<W: Future>(&self, work: W) -> Result<W::Output, Failure> {
+        tokio::time::timeout(self.timeout, work).await.map_err(|_| {
+            let seconds = self.timeout.as_secs_f32();
+            Failure::unreachable(format!("bucket {}: the store was silent for {seconds} s", self.name))
+        })
     }
 
     /// In one line that says what to change.
@@ -229,6 +241,7 @@ fn client_options(upstream: &Upstream) -> Result<ClientOptions, Failure> {
     let mut options = ClientOptions::new()
         .with_allow_http(true) // the scheme of `url` decides
         .with_http1_only()
+        .with_pool_idle_timeout(IDLE_MAX)
         .with_connect_timeout(upstream.timeout.min(Duration::from_secs(15)))
         // Of a whole request: a part has to get through a slow link.
         .with_timeout(upstream.timeout + Duration::from_secs(PART_BYTES as u64 / SLOWEST_LINK));

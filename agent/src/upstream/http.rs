@@ -24,6 +24,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(15);
 /// How often an idle connection is tested, and after how many silent tests it is given up.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TESTS: u32 = 3;
+/// How long a connection is kept for the next request.
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(20);
 /// Bytes of an answer that are read at the most; all that a node says to us is small.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a body that are sent without asking the pacer again.
@@ -72,7 +74,9 @@ impl Http {
             .tcp_keepalive_interval(KEEP_ALIVE)
             .tcp_keepalive_retries(KEEP_ALIVE_TESTS)
             .tcp_user_timeout(upstream.timeout)
-            .pool_max_idle_per_host(1);
+            .pool_max_idle_per_host(1)
+            // Sooner than nodes and what stands before them close it: a request on a closed one would have to be made again.
+            .pool_idle_timeout(IDLE_MAX);
         if let Some(path) = &upstream.ca_file {
             let unusable = |problem: String| Failure::unreachable(format!("ca_file {}: {problem}", path.display()));
             let pem = fs::read(path).map_err(|error| unusable(error.to_string()))?;

@@ -142,7 +142,7 @@ async fn mirror(gateway: &Gateway) -> Result<u64, Failure> {
     let missing = files.blocks_after(head, known.as_ref().map(|known| &known.hash)).unwrap().unwrap();
     match mirror.push("temperature", &files, known.as_ref(), &missing).await? {
         Pushed::Done { bytes } => Ok(bytes),
-        Pushed::HeadMoved => panic!("nobody else writes"),
+        Pushed::HeadMoved => unreachable!("nobody else writes"),
     }
 }
 
