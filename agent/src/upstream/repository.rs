@@ -183,11 +183,9 @@ impl Mirror {
                 }
             }
             Self::Bucket(bucket) => {
-                if bucket.has(dataset, file, size).await? {
-                    Ok(0)
-                } else {
-                    bucket.put(dataset, file, from, size).await
-                }
+                // A block is smaller than the question whether it is there.
+                let is_there = !matches!(file, RemoteFile::Block(_)) && bucket.has(dataset, file, size).await?;
+                if is_there { Ok(0) } else { bucket.put(dataset, file, from, size).await }
             }
         }
     }
