@@ -17,7 +17,7 @@ use object_store::{
 };
 
 use super::http::{IDLE_MAX, install_crypto};
-use super::outcome::{Failure, FailureKind};
+use super::outcome::{self, Failure, FailureKind};
 use super::pace::Pace;
 use super::repository::{RemoteFile, RemoteHead, parse_head};
 use crate::config::{Bucket, Upstream};
@@ -212,7 +212,7 @@ impl BucketStore {
 
     /// In one line that says what to change.
     fn failure(&self, error: &Error) -> Failure {
-        let text = chain_of(error);
+        let text = outcome::causes(Some(error));
         let advice = ADVICE.iter().find(|(code, _)| text.contains(code)).map(|(_, advice)| *advice);
         let advice = match (advice, error) {
             (None, Error::PermissionDenied { .. } | Error::Unauthenticated { .. }) => Some(
@@ -262,7 +262,7 @@ fn client_options(upstream: &Upstream) -> Result<ClientOptions, Failure> {
 
 /// The object is not there; a bucket that is not there is another matter.
 fn is_missing_object(error: &Error) -> bool {
-    matches!(error, Error::NotFound { .. }) && !chain_of(error).contains("NoSuchBucket")
+    matches!(error, Error::NotFound { .. }) && !outcome::causes(Some(error)).contains("NoSuchBucket")
 }
 
 /// What the store said, if it said something; else the whole text.
@@ -279,23 +279,9 @@ fn said(text: &str) -> String {
 }
 
 fn is_unknown_condition(error: &Error) -> bool {
-    let text = chain_of(error);
+    let text = outcome::causes(Some(error));
     matches!(error, Error::NotImplemented { .. })
         || text.contains("NotImplemented")
         || text.contains("status code: 501")
         || text.contains("ETag required")
-}
-
-/// An error with its causes, each said once.
-fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text.replace(['\n', '\r'], " ")
 }

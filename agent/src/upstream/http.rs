@@ -233,18 +233,10 @@ pub fn of_error(error: &reqwest::Error, timeout: Duration) -> Failure {
     Failure::unreachable(words)
 }
 
-/// An error with its causes, each said once.
+/// An error's causes; its own text repeats the URL only.
 fn chain_of(error: &reqwest::Error) -> String {
-    let mut words: Vec<String> = Vec::new();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if words.last().is_none_or(|last| !last.contains(&text)) {
-            words.push(text);
-        }
-        cause = error.source();
-    }
-    if words.is_empty() { error.to_string() } else { words.join(": ") }
+    let causes = outcome::causes(error.source());
+    if causes.is_empty() { error.to_string() } else { causes }
 }
 
 /// A file as the body of a request, piece by piece at the pace of the upstream.

@@ -130,6 +130,22 @@ pub fn words_of(body: &str) -> Option<String> {
     (!words.starts_with('<')).then_some(words)
 }
 
+/// An error with its causes in one line, each said once.
+#[must_use]
+pub fn causes(mut error: Option<&(dyn std::error::Error + 'static)>) -> String {
+    let mut words = String::new();
+    while let Some(cause) = error {
+        let more = cause.to_string();
+        if words.is_empty() {
+            words = more;
+        } else if !words.contains(&more) {
+            words = format!("{words}: {more}");
+        }
+        error = cause.source();
+    }
+    words.replace(['\n', '\r'], " ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
