@@ -1,6 +1,7 @@
 //! Dead letters: shown, dropped, or sent through the front door again after what was wrong has been put right.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, SecondsFormat};
@@ -11,8 +12,12 @@ use forebay_storage::spool::{Request, Spool};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{self, WeakSender};
 
-use crate::config::Config;
+use crate::config::{Config, UpstreamKind};
 use crate::route::Router;
+use crate::store::scratch_dir;
+use crate::upstream::http::Http;
+use crate::upstream::ingest::{self, Poster};
+use crate::upstream::outcome::Failure;
 
 /// Dead letters read at a time.
 const READ_MAX: usize = 256;
@@ -52,7 +57,7 @@ pub struct DeadLetterLine {
 pub struct Done {
     /// Dropped, or stored again.
     pub done: u64,
-    /// Left as they are, because still no dataset takes their topics.
+    /// Left as they are, because still no dataset takes their topics, or the upstream that refused them is gone.
     pub left: u64,
 }
 
@@ -72,7 +77,8 @@ pub fn drop(spool: &Spool, selection: &Selection) -> Result<Done> {
 
 /// Stores the messages of the dead letters again, as new messages routed by the configuration of now, and forgets each
 /// one when its message is on disk. A crash between the two leaves both: a replay is at least once. Blocks; ends with an
-/// error once the agent stops, which it does not hold up.
+/// error once the agent stops, which it does not hold up. A row that an upstream refused is posted there again instead.
+/// To be called where blocking is allowed, within the runtime.
 pub fn replay(
     config: &Config,
     spool: &Spool,
@@ -80,8 +86,20 @@ pub fn replay(
     selection: &Selection,
 ) -> Result<Done> {
     let router = Router::new(&config.datasets);
+    let names: BTreeMap<DatasetId, String> = spool.datasets()?.into_iter().map(|(name, id)| (id, name)).collect();
     let mut done = Done::default();
     for letter in selected(spool, selection)? {
+        if let Some(url) = ingest::refused_by(&letter.reason) {
+            match names.get(&letter.message.dataset).and_then(|name| repost(config, url, name, &letter)) {
+                Some(Ok(())) => {
+                    spool.remove_dead_letters(&[key(&letter)])?;
+                    done.done += 1;
+                }
+                Some(Err(failure)) => bail!("row {} of {url}: {failure}", letter.seq),
+                None => done.left += 1,
+            }
+            continue;
+        }
         let topic = String::from_utf8_lossy(&letter.message.topic).into_owned();
         let Some(route) = router.route(&topic) else {
             done.left += 1;
@@ -103,6 +121,18 @@ pub fn replay(
         done.done += 1;
     }
     Ok(done)
+}
+
+/// A row that an upstream refused is in its dataset already: what is done again is posting it. `None`: that upstream or
+/// dataset is not configured any more.
+fn repost(config: &Config, url: &str, dataset: &str, letter: &DeadLetter) -> Option<Result<(), Failure>> {
+    let upstream = config.upstreams.iter().find(|upstream| upstream.url == url && upstream.takes(dataset))?;
+    let UpstreamKind::Ingest(target) = &upstream.kind else { return None };
+    let post = async {
+        let poster = Poster::new(Arc::new(Http::new(upstream)?), target.clone(), scratch_dir(&config.data_dir));
+        poster.repost(dataset, letter.message.payload.clone()).await
+    };
+    Some(tokio::runtime::Handle::current().block_on(post))
 }
 
 fn key(letter: &DeadLetter) -> (DatasetId, Seq) {

@@ -58,6 +58,12 @@ fn rows_that_a_node_will_not_have_become_dead_letters_and_their_neighbours_rows(
     let (_, letters) = forebay(&config, &["dead-letters", "list"]);
     assert!(letters.contains("evil 3") && letters.contains("evil 40") && !letters.contains("good"), "{letters}");
     assert!(letters.contains("500"), "{letters}");
+    let (is_ok, text) = forebay(&config, &["dead-letters", "replay", "--all"]);
+    assert!(!is_ok && text.contains("was answered with 500"), "{text}");
+    node.clear_faults().unwrap();
+    let (is_ok, text) = forebay(&config, &["dead-letters", "replay", "--all"]);
+    assert!(is_ok && text.contains("stored again: 2"), "{text}");
+    assert_eq!(node.rows("acme", "temp").unwrap().len(), 64, "put right at the node, the rows are posted again");
     assert_eq!(finish(agent, &config, "temp").len(), 64, "the gateway's own dataset has all of them");
 }
 

@@ -115,7 +115,8 @@ fn list(config: &Config, selection: &Selection, format: OutputFormat) -> Result<
 fn report(what: &str, done: Done) -> Result<()> {
     let mut text = format!("{what}: {}\n", grouped(done.done));
     if done.left > 0 {
-        text += &format!("left, because still no dataset takes their topics: {}\n", grouped(done.left));
+        let why = "no dataset takes their topics, or the upstream that refused them is not configured";
+        text += &format!("left, because {why}: {}\n", grouped(done.left));
     }
     output::print(&text)?;
     Ok(())

@@ -39,7 +39,7 @@ pub mod ndjson;
 pub mod payload;
 pub mod poison;
 
-pub use self::poison::PoisonRow;
+pub use self::poison::{PoisonRow, refused_by};
 
 /// Times that a slice is refused before it is looked for the rows that are at fault.
 pub const TRIES: u32 = 5;
@@ -107,6 +107,20 @@ impl Poster {
                 self.refusals.insert(dataset.to_owned(), (id, tries));
                 Err(errand.failure(dataset, &verdict))
             }
+        }
+    }
+
+    /// Posts one row that was refused before, as the line of JSON that was kept of it.
+    ///
+    /// # Errors
+    /// It is still refused, or cannot be posted.
+    pub async fn repost(&self, dataset: &str, json: bytes::Bytes) -> Result<(), Failure> {
+        let mut errand = Errand::new(self, dataset, Path::new(""));
+        errand.format = IngestFormat::NdJson;
+        let bytes = json.len() as u64;
+        match errand.send(reqwest::Body::from(json), 1, bytes).await? {
+            Reply::Taken => Ok(()),
+            Reply::Refused(failure) => Err(failure),
         }
     }
 
@@ -189,6 +203,11 @@ impl Errand {
         let payload = self.payload(rows.clone()).await?;
         let (count, bytes) = (payload.rows, payload.bytes);
         let body = paced_body(&self.http, tokio::fs::File::from_std(payload.into_file()));
+        debug!(?rows, count, bytes, "Posting rows.");
+        self.send(body, count, bytes).await
+    }
+
+    async fn send(&mut self, body: reqwest::Body, count: u64, bytes: u64) -> Result<Reply, Failure> {
         // Without parameters: the node compares the type as a whole. With the length, so that a cut body is known as one.
         let request = self
             .http
@@ -199,7 +218,7 @@ impl Errand {
         self.delivered.requests += 1;
         self.delivered.bytes += bytes;
         let answer = self.http.answer(request).await?;
-        debug!(?rows, count, bytes, status = answer.status.as_u16(), "Posted rows.");
+        debug!(count, bytes, status = answer.status.as_u16(), "Posted rows.");
         match answer.status {
             StatusCode::OK if is_a_nodes(&answer.body) => {
                 self.delivered.rows += count;

@@ -15,6 +15,8 @@ use super::payload::{self, PayloadError, SEQ, damaged};
 
 /// Index of the event-time column among those that a node gets.
 const EVENT_TIME: usize = 0;
+/// Begins the reason of a dead letter of such a row; the URL of the upstream follows.
+const REFUSED_BY: &str = "refused by upstream ";
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 
 /// A row that is refused for its own sake.
@@ -33,8 +35,8 @@ pub struct PoisonRow {
 }
 
 impl PoisonRow {
-    /// The dead letter to keep of it. Its payload is the row, which a person can post when what was wrong is put right;
-    /// the payload that the device sent is no longer there.
+    /// The dead letter to keep of it. Its payload is the row, which is posted when it is replayed; the payload that the
+    /// device sent is no longer there.
     #[must_use]
     pub fn dead_letter(&self, dataset: DatasetId, upstream: &str, at_us: i64) -> DeadLetter {
         let message = Message {
@@ -46,9 +48,15 @@ impl PoisonRow {
             client_id: self.client_id.clone().unwrap_or_default().into(),
             payload: self.json.clone(),
         };
-        let reason = format!("refused by upstream {upstream}: 500 for this row alone, its neighbours were taken");
+        let reason = format!("{REFUSED_BY}{upstream}: 500 for this row alone, its neighbours were taken");
         DeadLetter { seq: self.seq, message, reason, at_us }
     }
+}
+
+/// The upstream that refused a row, if that is why there is a dead letter of it.
+#[must_use]
+pub fn refused_by(reason: &str) -> Option<&str> {
+    Some(reason.strip_prefix(REFUSED_BY)?.split_once(": ")?.0)
 }
 
 /// Reads rows by their numbers, ascending.
