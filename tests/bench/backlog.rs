@@ -2,17 +2,19 @@
 //!
 //! ```text
 //! away    fill `rows` ─────────────┐ nobody publishes
-//! there   ─────────────────────────┴▶ deliver all of it       rows/s, memory at 10 % and at 90 %
-//! away    fill `rows` again ───────┐ the last seconds: R0
-//! there   ─────────────────────────┴▶ deliver under load      R1, until the backlog is gone or the time is over
+//! there   ─────────────────────────┴▶ deliver all of it                rows/s, memory at 10 % and at 90 %
+//!  ┌─▶ away   publish `rows`, at least for `live_secs`                 R0
+//!  │   there  publish, over a slow link                                R1 slow
+//!  └── there  publish, over a fast one, until the backlog is gone      R1 fast
 //!         nobody publishes ─────────▶ the rest, then both sides are counted
 //! ```
 //!
 //! Load generator, proxy and server share the machine with the agent, so the second table tells whose processors they were.
+//! Over a slow link server and proxy use next to none: that figure is the agent's own. A directory has no link.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::thread;
+use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -59,12 +61,15 @@ pub(crate) struct BacklogArgs {
     /// Bytes of each Application Message.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(64..=100_000))]
     pub(crate) payload_bytes: u32,
-    /// Seconds over which live rates are measured; with delivery it is shorter when the backlog is gone before.
+    /// Seconds over which live rates are measured; on a fast link it is shorter when the backlog is gone before.
     #[arg(long, default_value_t = 4.0)]
     pub(crate) live_secs: f64,
-    /// Bytes a second that the agent may send, as in its configuration, e.g. `2MiB`. Default: no limit.
-    #[arg(long)]
-    pub(crate) rate_limit: Option<String>,
+    /// How often live rates are measured with and without delivery, in turn.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: u32,
+    /// Bytes a second of the slow link.
+    #[arg(long, default_value_t = 2 << 20)]
+    pub(crate) slow_link: u64,
     /// The `forebay` program. Default: beside this one.
     #[arg(long)]
     pub(crate) forebay: Option<PathBuf>,
@@ -77,18 +82,27 @@ pub(crate) struct BacklogArgs {
 pub(crate) struct Outcome {
     /// Which.
     pub(crate) kind: Kind,
-    /// Publishing, nothing delivered: from and to.
-    pub(crate) live: [Look; 2],
-    /// Publishing and delivering.
-    pub(crate) both: [Look; 2],
-    /// Delivering only.
+    /// Delivering only: from and to.
     pub(crate) drain: [Look; 2],
+    /// Publishing, with and without delivery in turn.
+    pub(crate) rounds: Vec<Round>,
     /// Resident memory, MiB.
     pub(crate) memory: Memory,
     /// Rows of everything that was published: acknowledged, in slices and there.
     pub(crate) rows: u64,
     /// Bytes for each row.
     pub(crate) bytes: RowBytes,
+}
+
+/// Publishing: each from and to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Round {
+    /// Nothing is delivered.
+    pub(crate) live: [Look; 2],
+    /// A backlog is, over a slow link.
+    pub(crate) slow: Option<[Look; 2]>,
+    /// Over a fast one.
+    pub(crate) fast: [Look; 2],
 }
 
 /// Resident memory of the agent, MiB.
@@ -103,7 +117,7 @@ pub(crate) struct Memory {
     pub(crate) at_90: f64,
     /// The most while it was delivered.
     pub(crate) drain_max: f64,
-    /// The most while the second one was delivered under load.
+    /// The most while another one was delivered under load.
     pub(crate) both_max: f64,
 }
 
@@ -133,8 +147,7 @@ fn measure(args: &BacklogArgs, kind: Kind) -> Result<Outcome> {
     let dir = args.dir.as_ref().map_or_else(|| builder.tempdir(), |dir| builder.tempdir_in(dir))?;
     let program = args.forebay.clone().map_or_else(|| beside("forebay"), Ok)?;
     let destination = Destination::start(kind, dir.path())?;
-    let limit = args.rate_limit.as_ref().map(|limit| format!("rate_limit = \"{limit}\"\n")).unwrap_or_default();
-    let config = AgentConfig::in_dir(dir.path()).with(DATASET_TOML).with(&format!("{}{limit}", destination.toml()));
+    let config = AgentConfig::in_dir(dir.path()).with(DATASET_TOML).with(&destination.toml());
     destination.provision(&program, &config)?;
     destination.set_away(true)?;
     let agent = Agent::start_program(&program, &config)?;
@@ -154,12 +167,11 @@ fn measure(args: &BacklogArgs, kind: Kind) -> Result<Outcome> {
 }
 
 /// The moments between which things were measured.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Stretches {
     fill: [Instant; 2],
-    live: [Instant; 2],
-    both: [Look; 2],
     drain: [Look; 2],
+    rounds: Vec<Round>,
 }
 
 struct Story<'a> {
@@ -186,14 +198,17 @@ impl Story<'_> {
         let fill = self.fill(&mut generator)?;
         self.settle(&mut generator)?;
         let drain = self.drain(&generator)?;
-
-        self.destination.set_away(true)?;
-        // The agent learns that the link is gone when it next has something to deliver.
-        let live = self.fill(&mut generator)?;
-        let live = [live[0].max(live[1] - Duration::from_secs_f64(self.args.live_secs)), live[1]];
-        ensure!(!self.watch.last()?.is_reachable, "the agent did not notice that its upstream is away");
-        let both = self.drain_under_load(&mut generator)?;
-        Ok(Stretches { fill, live, both, drain })
+        let mut rounds = Vec::new();
+        thread::scope(|scope| {
+            for _ in 0..self.args.rounds {
+                rounds.push(self.round(&mut generator, scope)?);
+            }
+            self.settle(&mut generator)
+        })?;
+        let report = self.agent.sync()?;
+        ensure!(report.get("ok").and_then(Value::as_bool) == Some(true), "not everything is delivered: {report}");
+        self.until(|look| look.delivered >= generator.done)?;
+        Ok(Stretches { fill, drain, rounds })
     }
 
     /// Publishes until `rows` more are acknowledged.
@@ -213,54 +228,63 @@ impl Story<'_> {
         Ok(())
     }
 
+    /// Waits until a look says so, and answers that look.
+    fn until(&self, wanted: impl Fn(&Look) -> bool) -> Result<Look> {
+        let deadline = now() + PATIENCE;
+        loop {
+            let look = self.watch.last()?;
+            if wanted(&look) {
+                return Ok(look);
+            }
+            ensure!(now() < deadline, "it is not delivered: {}", self.agent.status()?);
+            thread::sleep(TICK);
+        }
+    }
+
     fn settle(&self, generator: &mut Generator) -> Result<()> {
         generator.settle()?;
         self.watch.acknowledged.store(generator.done, Ordering::Relaxed);
         Ok(())
     }
 
-    /// The link comes back and nobody publishes. The looks before the first contact and at the end.
+    /// The link comes back and nobody publishes.
     fn drain(&self, generator: &Generator) -> Result<[Look; 2]> {
         thread::scope(|scope| {
             self.destination.set_away(false)?;
             let from = now();
-            let syncing = scope.spawn(|| self.agent.sync());
-            let deadline = from + PATIENCE;
-            while self.watch.last()?.delivered < generator.done {
-                ensure!(now() < deadline, "it is not delivered: {:?}", self.agent.status()?);
-                thread::sleep(TICK);
-            }
-            syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            let looks = self.watch.looks();
-            Ok([contact(&looks, from)?, first(&looks, from, |look| look.delivered >= generator.done)?])
+            scope.spawn(|| self.agent.sync());
+            let end = self.until(|look| look.delivered >= generator.done)?;
+            Ok([contact(&self.watch.looks(), from)?, end])
         })
     }
 
-    /// The link comes back under load. The looks at the first contact and when the backlog is gone or the time is over.
-    fn drain_under_load(&self, generator: &mut Generator) -> Result<[Look; 2]> {
-        thread::scope(|scope| {
-            self.destination.set_away(false)?;
-            let from = now();
-            let backlog = self.watch.last()?.acknowledged;
-            let syncing = scope.spawn(|| self.agent.sync());
-            let time = Duration::from_secs_f64(self.args.live_secs);
-            let contact_at = std::cell::Cell::new(None);
-            self.publish_while(generator, |look| {
-                if look.is_reachable && look.at > from && contact_at.get().is_none() {
-                    contact_at.set(Some(look.at));
-                }
-                look.delivered < backlog && contact_at.get().is_none_or(|contact| look.at < contact + time)
-            })?;
-            let end = self.watch.last()?;
-            self.settle(generator)?;
-            syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            let report = self.agent.sync()?;
-            ensure!(report.get("ok").and_then(Value::as_bool) == Some(true), "not everything is delivered: {report}");
-            while self.watch.last()?.delivered < generator.done {
-                thread::sleep(TICK);
-            }
-            Ok([contact(&self.watch.looks(), from)?, end])
-        })
+    /// The link goes and comes back under load.
+    fn round<'scope>(&'scope self, generator: &mut Generator, scope: &'scope Scope<'scope, '_>) -> Result<Round> {
+        let time = Duration::from_secs_f64(self.args.live_secs);
+        self.destination.set_away(true)?;
+        let from = now();
+        // The agent learns that the link is gone when it next has something to deliver.
+        self.publish_while(generator, |look| {
+            let waiting = look.acknowledged - look.delivered;
+            waiting < self.args.rows || look.at < from + time || look.is_reachable
+        })?;
+        let there = self.watch.last()?;
+        let live = [nearest(&self.watch.looks(), there.at - time), there];
+
+        let has_link = self.destination.set_slow(Some(self.args.slow_link));
+        self.destination.set_away(false)?;
+        // What wakes the agent; how it ends is asked when all rounds are over.
+        scope.spawn(|| self.agent.sync());
+        self.publish_while(generator, |look| look.at <= there.at || !look.is_reachable)?;
+        let reached = contact(&self.watch.looks(), there.at)?;
+        let mut begun = reached;
+        if has_link {
+            self.publish_while(generator, |look| look.at < reached.at + time)?;
+            begun = self.watch.last()?;
+            self.destination.set_slow(None);
+        }
+        self.publish_while(generator, |look| look.delivered < begun.acknowledged && look.at < begun.at + time)?;
+        Ok(Round { live, slow: has_link.then_some([reached, begun]), fast: [begun, self.watch.last()?] })
     }
 }
 
@@ -294,9 +318,8 @@ fn outcome(
     let ndjson_gzip = ndjson_gzip(&data_dir.join("datasets").join(DATASET), scratch)?;
     Ok(Outcome {
         kind: destination.kind(),
-        live: stretches.live.map(|at| nearest(looks, at)),
-        both: stretches.both,
         drain: stretches.drain,
+        rounds: stretches.rounds.clone(),
         memory: memory(looks, stretches)?,
         rows,
         bytes: RowBytes { wire, ndjson_gzip },
@@ -308,6 +331,7 @@ fn memory(looks: &[Look], stretches: &Stretches) -> Result<Memory> {
         let within = looks.iter().filter(|look| (from..=to).contains(&look.at));
         within.map(|look| look.rss_mib).fold(0.0, f64::max)
     };
+    let under_load = stretches.rounds.iter().map(|round| max(round.live[1].at, round.fast[1].at));
     let [from, to] = stretches.drain;
     let at = |share: f64| {
         let rows = from.delivered as f64 + (to.delivered - from.delivered) as f64 * share;
@@ -319,7 +343,7 @@ fn memory(looks: &[Look], stretches: &Stretches) -> Result<Memory> {
         at_10: at(0.1)?,
         at_90: at(0.9)?,
         drain_max: max(from.at, to.at),
-        both_max: max(stretches.both[0].at, stretches.both[1].at),
+        both_max: under_load.fold(0.0, f64::max),
     })
 }
 

@@ -2,40 +2,43 @@
 
 use std::fmt::Write;
 
-use crate::backlog::{BacklogArgs, Outcome};
+use crate::backlog::{BacklogArgs, Outcome, Round};
+use crate::table::{median, sorted};
 use crate::watch::{Cpu, Look};
-
-/// Rows a second that deliver a million in a minute.
-const MILLION_A_MINUTE: f64 = 1e6 / 60.0;
 
 /// The tables: rates, memory and bytes; then whose processors were used.
 pub(crate) fn text(args: &BacklogArgs, outcomes: &[Outcome]) -> String {
-    let mut out = heading(args);
-    out.push_str(
-        "| upstream    | R0 msg/s | R1 msg/s | R1/R0 |  over s | drain rows/s | under load | 1 M in s | RSS idle | fill \
-         |  10 % |  90 % | drain | both | B/row | ndjson.gz | of it |\n\
-         |-------------|----------|----------|-------|---------|--------------|------------|----------|----------|------\
-         |-------|-------|-------|------|-------|-----------|-------|\n",
+    let mut out = format!(
+        "\n{} rows, {} connections × window {}, {} B; medians of {} rounds; slow: {:.1} MiB/s\n\n\
+         | upstream    | R0 msg/s | R1 slow [min..max] | R1 fast [min..max] | over s | drain rows/s | 1 M in s | RSS idle \
+         | fill |  10 % |  90 % | drain | load | B/row | ndjson.gz | of it |\n\
+         |-------------|----------|--------------------|--------------------|--------|--------------|----------|----------\
+         |------|-------|-------|-------|------|-------|-----------|-------|\n",
+        args.rows,
+        args.connections,
+        args.window,
+        args.payload_bytes,
+        args.rounds,
+        args.slow_link as f64 / f64::from(1 << 20),
     );
     for outcome in outcomes {
-        rates(args, outcome, &mut out);
+        rates(outcome, &mut out);
     }
     out.push_str(
-        "\nR0: acknowledged while nothing is delivered; R1: while a backlog is; over s: how long that was, `!` when the backlog \
-         was gone\nbefore the time was over. drain: delivered while nobody publishes; under load: during R1. RSS: MiB of the \
-         agent. B/row: on the\nwire, or written to the directory; ndjson.gz: the same rows as gzipped lines; of it: B/row over \
-         it.\n\n",
-    );
-    out.push_str(
-        "| upstream    | phase            | agent | deliver | seal | commit | server | load | proxy etc. | all  | agent s/M \
+        "\nR0: acknowledged while nothing is delivered; R1: over R0, while a backlog is, and how many seconds a fast link took. \
+         drain:\ndelivered while nobody publishes. RSS: MiB of the agent; load: while delivering under load. B/row: on the \
+         wire, or written to the\ndirectory; ndjson.gz: the same rows as gzipped lines; of it: B/row over it.\n\n\
+         | upstream    | phase         | agent | deliver | seal | commit | server | load | proxy etc. | strangers | agent s/M \
          | server s/M |\n\
-         |-------------|------------------|-------|---------|------|--------|--------|------|------------|------|-----------\
+         |-------------|---------------|-------|---------|------|--------|--------|------|------------|-----------|-----------\
          |------------|\n",
     );
     for outcome in outcomes {
-        cores(outcome, "publish", &outcome.live, &mut out);
-        cores(outcome, "publish, deliver", &outcome.both, &mut out);
-        cores(outcome, "deliver", &outcome.drain, &mut out);
+        let rounds = &outcome.rounds;
+        cores(outcome, "publish", rounds.iter().map(|round| &round.live), &mut out);
+        cores(outcome, "deliver, slow", rounds.iter().filter_map(|round| round.slow.as_ref()), &mut out);
+        cores(outcome, "deliver, fast", rounds.iter().map(|round| &round.fast), &mut out);
+        cores(outcome, "deliver alone", std::iter::once(&outcome.drain), &mut out);
     }
     out.push_str(
         "\nCores used. deliver, seal, commit: threads of the agent; what push ingest leaves to a thread for files is only in \
@@ -44,29 +47,27 @@ pub(crate) fn text(args: &BacklogArgs, outcomes: &[Outcome]) -> String {
     out
 }
 
-fn heading(args: &BacklogArgs) -> String {
-    let limit = args.rate_limit.as_ref().map(|limit| format!(", at most {limit}/s")).unwrap_or_default();
-    format!(
-        "\n{} rows, {} connections × window {}, {} B{limit}\n\n",
-        args.rows, args.connections, args.window, args.payload_bytes
-    )
-}
-
-fn rates(args: &BacklogArgs, outcome: &Outcome, out: &mut String) {
-    let acknowledged = |stretch: &[Look; 2]| per_sec(stretch, |look| look.acknowledged);
-    let (live, both) = (acknowledged(&outcome.live), acknowledged(&outcome.both));
+fn rates(outcome: &Outcome, out: &mut String) {
+    let live = |round: &Round| per_sec(&round.live, |look| look.acknowledged);
+    let ratios = |of: &dyn Fn(&Round) -> Option<[Look; 2]>| {
+        let ratio = |round| Some(per_sec(&of(round)?, |look| look.acknowledged) / live(round));
+        let ratios = sorted(outcome.rounds.iter().filter_map(ratio));
+        match (ratios.first(), ratios.last()) {
+            (Some(min), Some(max)) => format!("{:.2} [{min:.2}..{max:.2}]", median(ratios.iter().copied())),
+            _ => "-".to_owned(),
+        }
+    };
     let drain = per_sec(&outcome.drain, |look| look.delivered);
-    let over = secs(&outcome.both);
-    let mark = if over < args.live_secs * 0.95 { "!" } else { " " };
-    let slow = if drain < MILLION_A_MINUTE && args.rate_limit.is_none() { "!" } else { " " };
     let (memory, bytes) = (&outcome.memory, &outcome.bytes);
     let _ = writeln!(
         out,
-        "| {:<11} | {live:>8.0} | {both:>8.0} | {:>5.2} | {over:>6.1}{mark} | {drain:>11.0}{slow} | {:>10.0} | {:>8.1} \
-         | {:>8.1} | {:>4.0} | {:>5.1} | {:>5.1} | {:>5.1} | {:>4.0} | {:>5.1} | {:>9.1} | {:>5.2} |",
+        "| {:<11} | {:>8.0} | {:>18} | {:>18} | {:>6.1} | {drain:>12.0} | {:>8.1} | {:>8.1} | {:>4.0} | {:>5.1} | {:>5.1} \
+         | {:>5.1} | {:>4.0} | {:>5.1} | {:>9.1} | {:>5.2} |",
         outcome.kind.name(),
-        both / live,
-        per_sec(&outcome.both, |look| look.delivered),
+        median(outcome.rounds.iter().map(live)),
+        ratios(&|round| round.slow),
+        ratios(&|round| Some(round.fast)),
+        median(outcome.rounds.iter().map(|round| secs(&round.fast))),
         1e6 / drain,
         memory.idle,
         memory.fill_max,
@@ -80,14 +81,18 @@ fn rates(args: &BacklogArgs, outcome: &Outcome, out: &mut String) {
     );
 }
 
-fn cores(outcome: &Outcome, phase: &str, stretch: &[Look; 2], out: &mut String) {
-    let [from, to] = stretch;
-    let cpu = Cpu::cores(from, to);
-    let millions = (to.delivered - from.delivered) as f64 / 1e6;
-    let per_million = |secs: f64| if millions > 0.0 { format!("{:.2}", secs / millions) } else { "-".to_owned() };
+fn cores<'a>(outcome: &Outcome, phase: &str, stretches: impl Iterator<Item = &'a [Look; 2]> + Clone, out: &mut String) {
+    if stretches.clone().next().is_none() {
+        return;
+    }
+    let cpu = Cpu::cores(&stretches);
+    let rows: u64 = stretches.clone().map(|[from, to]| to.delivered - from.delivered).sum();
+    let secs: f64 = stretches.map(secs).sum();
+    let per_million =
+        |cores: f64| if rows > 0 { format!("{:.2}", cores * secs * 1e6 / rows as f64) } else { "-".to_owned() };
     let _ = writeln!(
         out,
-        "| {:<11} | {phase:<16} | {:>5.2} | {:>7.2} | {:>4.2} | {:>6.2} | {:>6.2} | {:>4.2} | {:>10.2} | {:>4.2} | {:>9} \
+        "| {:<11} | {phase:<13} | {:>5.2} | {:>7.2} | {:>4.2} | {:>6.2} | {:>6.2} | {:>4.2} | {:>10.2} | {:>9.2} | {:>9} \
          | {:>10} |",
         outcome.kind.name(),
         cpu.agent,
@@ -97,9 +102,9 @@ fn cores(outcome: &Outcome, phase: &str, stretch: &[Look; 2], out: &mut String) 
         cpu.server,
         cpu.generator,
         cpu.rest,
-        cpu.agent + cpu.server + cpu.generator + cpu.rest,
-        per_million(to.cpu.agent - from.cpu.agent),
-        per_million(to.cpu.server - from.cpu.server),
+        cpu.strangers(),
+        per_million(cpu.agent),
+        per_million(cpu.server),
     );
 }
 

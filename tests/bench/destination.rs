@@ -101,6 +101,17 @@ impl Destination {
         Ok(())
     }
 
+    /// Makes the link slow, or as fast as it goes. Whether there is a link.
+    pub(crate) fn set_slow(&self, bytes_per_sec: Option<u64>) -> bool {
+        match &self.server {
+            Server::Directory(..) => false,
+            Server::Bucket(_, proxy) | Server::Node(_, proxy) => {
+                proxy.throttle(bytes_per_sec);
+                true
+            }
+        }
+    }
+
     /// The server's process; a directory has none.
     pub(crate) fn pid(&self) -> Option<u32> {
         match &self.server {

@@ -1,11 +1,15 @@
 //! What a process uses while it is loaded, from `/proc/PID`.
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 /// Kernel clock ticks per second in `/proc/PID/stat`: 100 on every Linux that Rust runs on.
 const TICKS_PER_SEC: f64 = 100.0;
+/// Times that a thread is looked for, 10 ms apart.
+const NAMED_LOOKS: u32 = 200;
 
 /// What a process used between [`UsageMeter::start`] and [`UsageMeter::finish`].
 #[derive(Clone, Copy, Debug)]
@@ -60,13 +64,26 @@ pub(crate) fn rss_mib(pid: u32) -> Result<f64> {
     Ok(status_field(pid, "status", "VmRSS:")? as f64 / 1024.0)
 }
 
+/// Time that all processors together were busy since the machine started, seconds.
+pub(crate) fn machine_cpu_secs() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/stat").context("read the CPU time of the machine")?;
+    let ticks: Vec<f64> = stat.split_whitespace().skip(1).take(7).filter_map(|ticks| ticks.parse().ok()).collect();
+    // user, nice, system, and after idle and iowait: irq, softirq.
+    let busy = ticks.iter().enumerate().filter(|(index, _)| ![3, 4].contains(index));
+    Ok(busy.map(|(_, ticks)| ticks).sum::<f64>() / TICKS_PER_SEC)
+}
+
 /// The thread of process `pid` that has this name, as `PID/task/TID`.
 pub(crate) fn thread_named(pid: u32, name: &str) -> Result<String> {
-    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let entry = entry?;
-        if fs::read_to_string(entry.path().join("comm"))?.trim_end() == name {
-            return Ok(format!("{pid}/task/{}", entry.file_name().display()));
+    for _ in 0..NAMED_LOOKS {
+        for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let entry = entry?;
+            if fs::read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name) {
+                return Ok(format!("{pid}/task/{}", entry.file_name().display()));
+            }
         }
+        // A thread gives itself its name.
+        thread::sleep(Duration::from_millis(10));
     }
     bail!("process {pid} has no thread {name}")
 }

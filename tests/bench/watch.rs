@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::destination::Destination;
 use crate::load::now;
-use crate::usage::{cpu_secs, rss_mib, thread_named};
+use crate::usage::{cpu_secs, machine_cpu_secs, rss_mib, thread_named};
 
 /// Between two looks.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -55,6 +55,8 @@ pub(crate) struct Cpu {
     pub(crate) generator: f64,
     /// Proxy, looks and everything else of this process.
     pub(crate) rest: f64,
+    /// Everyone, on this machine, strangers too.
+    pub(crate) machine: f64,
 }
 
 /// Looks until it is told to stop.
@@ -140,15 +142,19 @@ impl<'a> Watch<'a> {
             server: self.destination.pid().map_or(Ok(0.0), |pid| cpu_secs(&pid.to_string()))?,
             generator,
             rest: cpu_secs("self")? - generator,
+            machine: machine_cpu_secs()?,
         })
     }
 }
 
 impl Cpu {
-    /// Cores used between two looks.
-    pub(crate) fn cores(from: &Look, to: &Look) -> Self {
-        let secs = (to.at - from.at).as_secs_f64();
-        let cores = |of: fn(&Self) -> f64| (of(&to.cpu) - of(&from.cpu)) / secs;
+    /// Cores used over some stretches, together.
+    pub(crate) fn cores<'a>(stretches: &(impl Iterator<Item = &'a [Look; 2]> + Clone)) -> Self {
+        let secs: f64 = stretches.clone().map(|[from, to]| (to.at - from.at).as_secs_f64()).sum();
+        let cores = |of: fn(&Self) -> f64| {
+            let used: f64 = stretches.clone().map(|[from, to]| of(&to.cpu) - of(&from.cpu)).sum();
+            used / secs
+        };
         Self {
             agent: cores(|cpu| cpu.agent),
             upstream: cores(|cpu| cpu.upstream),
@@ -157,6 +163,12 @@ impl Cpu {
             server: cores(|cpu| cpu.server),
             generator: cores(|cpu| cpu.generator),
             rest: cores(|cpu| cpu.rest),
+            machine: cores(|cpu| cpu.machine),
         }
+    }
+
+    /// What nobody here used.
+    pub(crate) fn strangers(&self) -> f64 {
+        (self.machine - self.agent - self.server - self.generator - self.rest).max(0.0)
     }
 }
