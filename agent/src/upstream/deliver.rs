@@ -49,6 +49,9 @@ const QUARANTINE_MAX: Duration = Duration::from_secs(600);
 /// How often an upstream that has everything is looked at, so that it is known to be reachable.
 const PROBE_DIRECTORY: Duration = Duration::from_secs(5);
 const PROBE_LINK: Duration = Duration::from_secs(60);
+/// Threads that read and write files and ask for addresses, one thing after another. The allocator keeps for each thread
+/// what it once needed for a request, so every further one would cost that memory again.
+const FILE_THREADS: usize = 1;
 /// Blocks of one step.
 const STEP_BLOCKS: usize = 256;
 /// Bytes of slices of one step; a step has at least one slice, however large.
@@ -138,7 +141,8 @@ struct Runner {
 impl Delivery {
     /// Delivers until the bell says stop.
     pub fn run(self) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().max_blocking_threads(FILE_THREADS).build();
         match runtime {
             Ok(runtime) => runtime.block_on(Runner::new(self).run()),
             Err(problem) => error!(%problem, upstream = self.upstream.url, "Cannot start delivering."),
