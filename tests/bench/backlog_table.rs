@@ -11,9 +11,9 @@ pub(crate) fn text(args: &BacklogArgs, outcomes: &[Outcome]) -> String {
     let mut out = format!(
         "\n{} rows, {} connections × window {}, {} B; medians of {} rounds; slow: {:.1} MiB/s\n\n\
          | upstream    | R0 msg/s | R1 slow [min..max] | R1 fast [min..max] | over s | drain rows/s | 1 M in s | RSS idle \
-         | fill |  10 % |  90 % | drain | load | B/row | ndjson.gz | of it |\n\
+         | fill |  10 % |  90 % | drain | load | B/row | ndjson.gz | of it | of raw |\n\
          |-------------|----------|--------------------|--------------------|--------|--------------|----------|----------\
-         |------|-------|-------|-------|------|-------|-----------|-------|\n",
+         |------|-------|-------|-------|------|-------|-----------|-------|--------|\n",
         args.rows,
         args.connections,
         args.window,
@@ -22,12 +22,13 @@ pub(crate) fn text(args: &BacklogArgs, outcomes: &[Outcome]) -> String {
         args.slow_link as f64 / f64::from(1 << 20),
     );
     for outcome in outcomes {
-        rates(outcome, &mut out);
+        rates(args, outcome, &mut out);
     }
     out.push_str(
         "\nR0: acknowledged while nothing is delivered; R1: over R0, while a backlog is, and how many seconds a fast link took. \
          drain:\ndelivered while nobody publishes. RSS: MiB of the agent; load: while delivering under load. B/row: on the \
-         wire, or written to the\ndirectory; ndjson.gz: the same rows as gzipped lines; of it: B/row over it.\n\n\
+         wire, or written to the\ndirectory; ndjson.gz: the same rows as gzipped lines; of it, of raw: B/row over that, and \
+         over the bytes of a message.\n\n\
          | upstream    | phase         | agent | deliver | seal | commit | server | load | proxy etc. | strangers | agent s/M \
          | server s/M |\n\
          |-------------|---------------|-------|---------|------|--------|--------|------|------------|-----------|-----------\
@@ -47,7 +48,7 @@ pub(crate) fn text(args: &BacklogArgs, outcomes: &[Outcome]) -> String {
     out
 }
 
-fn rates(outcome: &Outcome, out: &mut String) {
+fn rates(args: &BacklogArgs, outcome: &Outcome, out: &mut String) {
     let live = |round: &Round| per_sec(&round.live, |look| look.acknowledged);
     let ratios = |of: &dyn Fn(&Round) -> Option<[Look; 2]>| {
         let ratio = |round| Some(per_sec(&of(round)?, |look| look.acknowledged) / live(round));
@@ -62,7 +63,7 @@ fn rates(outcome: &Outcome, out: &mut String) {
     let _ = writeln!(
         out,
         "| {:<11} | {:>8.0} | {:>18} | {:>18} | {:>6.1} | {drain:>12.0} | {:>8.1} | {:>8.1} | {:>4.0} | {:>5.1} | {:>5.1} \
-         | {:>5.1} | {:>4.0} | {:>5.1} | {:>9.1} | {:>5.2} |",
+         | {:>5.1} | {:>4.0} | {:>5.1} | {:>9.1} | {:>5.2} | {:>6.2} |",
         outcome.kind.name(),
         median(outcome.rounds.iter().map(live)),
         ratios(&|round| round.slow),
@@ -78,6 +79,7 @@ fn rates(outcome: &Outcome, out: &mut String) {
         bytes.wire,
         bytes.ndjson_gzip,
         bytes.wire / bytes.ndjson_gzip,
+        bytes.wire / f64::from(args.payload_bytes),
     );
 }
 
