@@ -43,3 +43,7 @@ fuzz secs="60":
 # Forebay beside mosquitto and rumqttd; on a quiet machine
 bench *args="--rounds 5 --duration 8":
     .ci/run bench {{args}}
+
+# A million messages wait for each kind of upstream, which then comes back; on a quiet machine
+backlog *args="--rows 1000000":
+    .ci/run bench backlog {{args}}

@@ -17,6 +17,9 @@ use rustix::fd::OwnedFd;
 
 use crate::usage::{Usage, UsageMeter};
 
+/// How long messages in flight may wait for their acknowledgement.
+const SETTLE_MAX: Duration = Duration::from_secs(30);
+
 /// What to send.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct LoadArgs {
@@ -84,19 +87,22 @@ pub(crate) fn run(args: &LoadArgs, target: SocketAddr, server_pid: Option<u32>) 
     })
 }
 
-struct Generator {
+/// Connections that publish.
+pub(crate) struct Generator {
     epoll: OwnedFd,
     connections: Vec<Connection>,
     payloads: Payloads,
     pace: Option<Pace>,
     start: Instant,
     latency_us: Histogram<u64>,
-    done: u64,
+    /// Acknowledged messages.
+    pub(crate) done: u64,
     qos: u8,
 }
 
 impl Generator {
-    fn connect(args: &LoadArgs, target: SocketAddr) -> Result<Self> {
+    /// Connects everyone and publishes nothing yet.
+    pub(crate) fn connect(args: &LoadArgs, target: SocketAddr) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let version = if args.v5 { Version::V5 } else { Version::V4 };
         let mut connections = Vec::new();
@@ -124,7 +130,8 @@ impl Generator {
         self.done = 0;
     }
 
-    fn run_until(&mut self, end: Instant) -> Result<()> {
+    /// Publishes; what is in flight at the end stays so.
+    pub(crate) fn run_until(&mut self, end: Instant) -> Result<()> {
         let mut events = Vec::with_capacity(256);
         let mut time = now();
         if self.pace.is_none() {
@@ -148,6 +155,24 @@ impl Generator {
                 if self.pace.is_none() {
                     self.fill(index, time)?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes nothing more, and waits until everything in flight is acknowledged.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        let mut events = Vec::with_capacity(256);
+        let deadline = now() + SETTLE_MAX;
+        let in_flight = |connection: &Connection| connection.free.len() < usize::from(connection.window);
+        while self.connections.iter().any(in_flight) {
+            wait(&self.epoll, &mut events, Duration::from_millis(20))?;
+            let time = now();
+            ensure!(time < deadline, "messages are not acknowledged within {SETTLE_MAX:?}");
+            for event in events.drain(..) {
+                let index = event.data.u64() as usize;
+                self.connections[index].flush(&self.epoll)?;
+                self.receive(index, time)?;
             }
         }
         Ok(())

@@ -3,15 +3,20 @@
 //! ```text
 //! forebay-bench load --target 127.0.0.1:1883 --connections 100 --window 16 --payload-bytes 200 --duration 8
 //! forebay-bench compare --rounds 3
+//! forebay-bench backlog --rows 1000000 --kinds directory,bucket,smart,ingest
 //! ```
 
+mod backlog;
+mod backlog_table;
 mod compare;
+mod destination;
 mod disk;
 mod load;
 mod peer;
 mod rumqttd;
 mod table;
 mod usage;
+mod watch;
 
 use std::net::SocketAddr;
 
@@ -45,6 +50,8 @@ enum Command {
     },
     /// Starts mosquitto, rumqttd and Forebay in turn, round by round, and prints a table of medians and ratios.
     Compare(compare::CompareArgs),
+    /// Fills an agent whose upstream is away, lets the upstream come back, and measures what that costs.
+    Backlog(backlog::BacklogArgs),
     /// Serves rumqttd on a loopback port.
     #[command(hide = true)]
     Rumqttd {
@@ -61,6 +68,7 @@ fn main() -> Result<()> {
             Ok(())
         }
         Command::Compare(args) => compare::run(&args),
+        Command::Backlog(args) => backlog::run(&args),
         Command::Rumqttd { port } => rumqttd::serve(port),
     }
 }

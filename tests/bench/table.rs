@@ -90,13 +90,15 @@ fn workload(load: &LoadArgs) -> String {
     )
 }
 
-fn sorted(figures: impl Iterator<Item = f64>) -> Vec<f64> {
+/// Ascending.
+pub(crate) fn sorted(figures: impl Iterator<Item = f64>) -> Vec<f64> {
     let mut figures: Vec<f64> = figures.collect();
     figures.sort_by(f64::total_cmp);
     figures
 }
 
-fn median(figures: impl Iterator<Item = f64>) -> f64 {
+/// NaN of nothing.
+pub(crate) fn median(figures: impl Iterator<Item = f64>) -> f64 {
     let figures = sorted(figures);
     match figures.len() {
         0 => f64::NAN,

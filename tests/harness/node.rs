@@ -136,6 +136,11 @@ impl StubNode {
         Ok(())
     }
 
+    /// Process id of the one that was started last.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr

@@ -77,6 +77,11 @@ impl S3Server {
         Ok(())
     }
 
+    /// Its process id, unless it is killed.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Where it listens, also while it is killed.
     pub fn addr(&self) -> SocketAddr {
         self.addr
