@@ -15,6 +15,7 @@ mod s3_server;
 mod sigterm;
 mod sync_job;
 mod unrouted;
+mod wire;
 
 use std::path::{Path, PathBuf};
 
