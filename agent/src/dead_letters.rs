@@ -53,12 +53,16 @@ pub struct DeadLetterLine {
 }
 
 /// What was done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
     /// Dropped, or stored again.
     pub done: u64,
-    /// Left as they are, because still no dataset takes their topics, or the upstream that refused them is gone.
+    /// Left as they are, because still no dataset takes their topics, or the upstream that refused them is gone or
+    /// refuses them still.
     pub left: u64,
+    /// Why the last of the rows was left that an upstream still refuses.
+    #[serde(default)]
+    pub refused: Option<String>,
 }
 
 /// The dead letters that are meant, oldest first within each dataset.
@@ -72,7 +76,7 @@ pub fn list(spool: &Spool, selection: &Selection) -> Result<Vec<DeadLetterLine>>
 pub fn drop(spool: &Spool, selection: &Selection) -> Result<Done> {
     let keys: Vec<_> = selected(spool, selection)?.iter().map(key).collect();
     let done = spool.remove_dead_letters(&keys)? as u64;
-    Ok(Done { done, left: 0 })
+    Ok(Done { done, ..Done::default() })
 }
 
 /// Stores the messages of the dead letters again, as new messages routed by the configuration of now, and forgets each
@@ -95,7 +99,10 @@ pub fn replay(
                     spool.remove_dead_letters(&[key(&letter)])?;
                     done.done += 1;
                 }
-                Some(Err(failure)) => bail!("row {} of {url}: {failure}", letter.seq),
+                Some(Err(failure)) => {
+                    done.left += 1;
+                    done.refused = Some(format!("row {}: {failure}", letter.seq));
+                }
                 None => done.left += 1,
             }
             continue;

@@ -267,11 +267,18 @@ fn open(config: &Config) -> Result<(Store, Sealer, Arc<Backlog>)> {
 
 /// A node that takes rows knows them by `(gateway, seq)`. A gateway whose disk was replaced would begin at 0 again, under
 /// its old name, and the node would take its rows for repetitions: so a new spool that feeds such a node begins at the
-/// time of day, in microseconds, which no spool before it has reached. (It stays below 2^53, and dense from there.)
+/// time of day, in microseconds, which no spool before it has reached if the clock is right. (It stays below 2^53, and dense
+/// from there.)
 fn begin_above_earlier_spools(config: &Config, spool: &Spool) -> Result<()> {
     let feeds_a_ledger = config.upstreams.iter().any(|upstream| matches!(upstream.kind, UpstreamKind::Ingest(_)));
     let is_new = spool.log_end() == Seq(0) && spool.datasets().context("read the datasets of the spool")?.is_empty();
     if feeds_a_ledger && is_new {
+        if !Clock::new().is_synchronised() {
+            warn!(
+                "A new spool begins while the clock is not synchronised. Should this gateway have posted to the same node from \
+                 another disk, stop it, delete data_dir, set the clock and start again: the node may know its positions."
+            );
+        }
         let now_us = u64::try_from(clock::micros(clock::wall())).unwrap_or(0);
         spool.raise_seq_floor(Seq(now_us)).context("begin the spool")?;
     }

@@ -25,7 +25,7 @@ pub struct SyncReport {
     pub done: bool,
     /// Every upstream has everything; only said at the end.
     pub ok: bool,
-    /// The upstreams, in the order of the configuration.
+    /// The upstreams, in the order of the configuration; what was sent counts from the beginning of the sync.
     pub upstreams: Vec<DeliveryReport>,
     /// What is not delivered and why, a line each.
     pub problems: Vec<String>,
@@ -37,6 +37,8 @@ pub struct Sync {
     progress: Vec<Arc<Progress>>,
     /// For each upstream: which datasets go there, and the first `seq` that it need not have; none: the dataset is damaged.
     goals: Vec<BTreeMap<String, Option<u64>>>,
+    /// What each upstream had sent before.
+    before: Vec<DeliveryReport>,
     /// Why something could not be sealed.
     unsealed: Option<String>,
     urge: u64,
@@ -56,14 +58,16 @@ impl Sync {
         let goals = shared.config.upstreams.iter().map(|upstream| {
             names().filter(|name| upstream.takes(name)).map(|name| (name.clone(), goal(name))).collect()
         });
-        let (progress, goals) = (shared.progress.clone(), goals.collect());
-        Ok(Self { progress, goals, unsealed, urge: shared.bell.urge() })
+        let (progress, goals): (Vec<Arc<Progress>>, _) = (shared.progress.clone(), goals.collect());
+        let before = progress.iter().map(|progress| progress.report()).collect();
+        Ok(Self { progress, goals, before, unsealed, urge: shared.bell.urge() })
     }
 
     /// Waits a little and tells how far it is.
     pub async fn next(&self) -> SyncReport {
         tokio::time::sleep(TELL_EVERY).await;
-        let upstreams: Vec<DeliveryReport> = self.progress.iter().map(|progress| progress.report()).collect();
+        let since = |(progress, before): (&Arc<Progress>, &DeliveryReport)| progress.report().since(before);
+        let upstreams: Vec<DeliveryReport> = self.progress.iter().zip(&self.before).map(since).collect();
         let undelivered = self.undelivered(&upstreams);
         // Under load there is always something newer on its way: what was asked for ends it, too.
         let done = undelivered.is_empty() || self.progress.iter().all(|progress| progress.urged() >= self.urge);

@@ -66,6 +66,8 @@ enum Action {
 #[serde(deny_unknown_fields)]
 struct Fault {
     on: Operation,
+    /// Only of this dataset; none: of any.
+    dataset: Option<String>,
     #[serde(default)]
     stage: Stage,
     #[serde(rename = "do")]
@@ -152,7 +154,7 @@ impl Faults {
 
     /// Lets the fault of this request and stage happen, if there is one.
     pub(crate) async fn reach(&self, call: &Call, stage: Stage) -> Result<(), Refusal> {
-        let Some(fault) = self.take(call.operation, stage) else {
+        let Some(fault) = self.take(call, stage) else {
             return Ok(());
         };
         match fault.action {
@@ -173,7 +175,7 @@ impl Faults {
         stage: Stage,
         gone: impl Future<Output = ()>,
     ) -> Result<(), Broken> {
-        let Some(fault) = self.take(call.operation, stage) else {
+        let Some(fault) = self.take(call, stage) else {
             return Ok(());
         };
         match fault.action {
@@ -187,10 +189,13 @@ impl Faults {
         }
     }
 
-    fn take(&self, operation: Operation, stage: Stage) -> Option<Fault> {
+    fn take(&self, call: &Call, stage: Stage) -> Option<Fault> {
         let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         let index = plan.faults.iter().position(|fault| {
-            fault.stage == stage && (fault.on == operation || fault.on == Operation::Any) && fault.times > 0
+            fault.stage == stage
+                && (fault.on == call.operation || fault.on == Operation::Any)
+                && fault.dataset.as_ref().is_none_or(|dataset| call.entry.is_about(dataset))
+                && fault.times > 0
         })?;
         let fault = plan.faults.get_mut(index)?;
         fault.times -= 1;

@@ -28,6 +28,13 @@ pub(crate) struct Entry {
     status: AtomicU16,
 }
 
+impl Entry {
+    /// Whether the path names this dataset.
+    pub(crate) fn is_about(&self, dataset: &str) -> bool {
+        self.path.split('/').any(|part| part == dataset)
+    }
+}
+
 impl Log {
     pub(crate) fn arrive(&self, method: &Method, path: &str, headers: &HeaderMap) -> Arc<Entry> {
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());

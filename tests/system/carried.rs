@@ -84,7 +84,7 @@ fn a_damaged_bundle_and_a_forged_receipt_are_refused() {
     fs::write(stick.join("receipt.json"), receipt.replace(&head, &format!("f1620{}", "0".repeat(64)))).unwrap();
     let (is_ok, text) = forebay(&config, &["export", "--to", path(&stick), "--accept", &to]);
     assert!(!is_ok && text.contains("is not believed"), "{text}");
-    assert_eq!(agent.status().unwrap()["upstreams"][0]["delivered"], json!({}), "nothing counts as delivered");
+    assert_eq!(agent.status().unwrap()["upstreams"][0]["delivered"]["temp"], json!(0), "nothing counts as delivered");
     finish(agent, &config, "temp");
 }
 
@@ -100,8 +100,37 @@ fn a_stick_carries_one_gateway() {
     let (is_ok, text) = forebay(&other, &["export", "--to", path(&stick)]);
 
     assert!(!is_ok && text.contains("holds the bundle of gateway gw-test"), "{text}");
-    let (is_ok, text) = forebay(&one, &["export", "--to", path(&dir.path().join("unmounted"))]);
+    let (is_ok, text) = forebay(&one, &["export", "--to", path(&dir.path().join("unmounted/bundle"))]);
     assert!(!is_ok && text.contains("is the stick mounted?"), "{text}");
+}
+
+#[test]
+fn an_export_is_never_let_loose_on_a_repository() {
+    let dir = tempfile::tempdir().unwrap();
+    let usb = made(&dir.path().join("usb"));
+    let config = temp(&made(&dir.path().join("gateway")))
+        .with(&format!("[upstream]\nurl = 'file://{}'", usb.join("forebay").display()));
+    let agent = start(&config);
+    publish(&agent, &["one"]);
+    assert_eq!(agent.sync().unwrap()["ok"], json!(true));
+    publish(&agent, &["two"]);
+    agent.sync().unwrap();
+    let (ours, theirs) = (config.data_dir().join("datasets"), usb.join("forebay"));
+
+    for place in [ours.clone(), config.data_dir(), theirs.clone(), theirs.join("temp")] {
+        let (is_ok, text) = forebay(&config, &["export", "--to", path(&place)]);
+        assert!(!is_ok && text.contains("name a"), "{text}");
+    }
+    // A copy of the upstream's directory, of which the configuration knows nothing.
+    let copy = usb.join("copy");
+    fs::rename(&theirs, &copy).unwrap();
+    let (is_ok, text) = forebay(&config, &["export", "--to", path(&copy)]);
+    assert!(!is_ok && text.contains("holds temp, and no bundle"), "{text}");
+
+    assert_eq!(count(&copy.join("temp/data")), 2);
+    assert_eq!(count(&ours.join("temp/data")), 2);
+    fs::rename(&copy, &theirs).unwrap();
+    finish(agent, &config, "temp");
 }
 
 fn pushing(dir: &Path, link: &Proxy, token: &Path) -> AgentConfig {

@@ -2,7 +2,6 @@
 //! is put right, the data goes, and none was lost meanwhile.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
 use forebay_tests::agent::AgentConfig;
@@ -21,6 +20,7 @@ fn the_line(config: &AgentConfig, url: &str) -> String {
     let errors = agent.stop_with_errors().unwrap();
     assert!(errors.len() <= 1, "one line in the log, too: {errors:#?}");
 
+    assert!(!synced.contains("deliver dataset"), "nothing is said twice: {synced}");
     let lines: Vec<&str> = synced.lines().filter_map(|line| line.strip_prefix("problem: ")).collect();
     assert_eq!(lines.len(), 1, "{synced}");
     let line =
@@ -44,7 +44,7 @@ fn with_upstream(dir: &Path, url: &str, keys: &str) -> AgentConfig {
 #[test]
 fn a_url_where_nothing_listens() {
     let dir = tempfile::tempdir().unwrap();
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let free = "127.0.0.1:1"; // of no service, and root's
     for scheme in ["odf+http", "http"] {
         let url = format!("{scheme}://{free}/acme");
 
@@ -113,6 +113,19 @@ fn an_account_that_is_not_the_tokens() {
     let line = the_line(&with_upstream(&dir.path().join("gw"), &url, &token_key(&token)), &url);
 
     assert!(line.contains("belongs to account acme, and `url` says somebody"), "{line}");
+}
+
+#[test]
+fn a_url_without_the_account_that_the_node_wants() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, token) = start_node(dir.path(), |config| config);
+    for scheme in ["odf+http", "http"] {
+        let url = format!("{scheme}://{}", node.addr());
+
+        let line = the_line(&with_upstream(&dir.path().join(scheme), &url, &token_key(&token)), &url);
+
+        assert!(line.contains("has accounts: write one at the end of `url`"), "{line}");
+    }
 }
 
 #[test]

@@ -63,6 +63,10 @@ fn outages(upstream: impl FnOnce(&Path) -> Upstream) {
     upstream.provision(&config);
     let mut agent = start(&config);
     let load = Load::start(agent.mqtt_addr());
+    if matches!(upstream.server, Server::Directory(..)) {
+        // Only what was there can be missed: a mount point that never had a disk looks like a new one.
+        until_all_is_delivered(&agent, "the beginning");
+    }
 
     for number in 1..=count {
         let outage = upstream.begin(&mut random);
@@ -80,8 +84,7 @@ fn outages(upstream: impl FnOnce(&Path) -> Upstream) {
     }
 
     let acknowledged = load.finish();
-    let report = agent.sync().unwrap();
-    assert_eq!(report["ok"], json!(true), "{report}");
+    until_all_is_delivered(&agent, "the last one");
     let mut rows = Vec::new();
     finish(agent, &config, DATASETS[0]);
     for name in DATASETS {
@@ -202,7 +205,7 @@ impl Upstream {
     fn directory(dir: &Path) -> Self {
         let (mount, unplugged) = (dir.join("mount"), dir.join("unplugged"));
         fs::create_dir(&mount).unwrap();
-        let url = format!("file://{}", mount.join("forebay").display());
+        let url = format!("file://{}", mount.display());
         let server = Server::Directory(mount, unplugged);
         Self { url, keys: String::new(), server, proxy: None, is_down: false }
     }
@@ -257,6 +260,7 @@ impl Upstream {
     fn begin(&mut self, random: &mut Rng) -> String {
         if let Server::Directory(mount, unplugged) = &self.server {
             fs::rename(mount, unplugged).unwrap();
+            fs::create_dir(mount).unwrap(); // a mount point is there without its disk, too
             return "unplug".to_owned();
         }
         match random.u8(..100) {
@@ -314,7 +318,10 @@ impl Upstream {
         }
         let is_down = std::mem::take(&mut self.is_down);
         match &mut self.server {
-            Server::Directory(mount, unplugged) => fs::rename(unplugged, mount).unwrap(),
+            Server::Directory(mount, unplugged) => {
+                fs::remove_dir(&*mount).expect("nothing was written into the mount point");
+                fs::rename(unplugged, mount).unwrap();
+            }
             Server::Bucket(server) if is_down => server.restart().unwrap(),
             Server::Smart(node) | Server::Ingest(node) if is_down => node.restart().unwrap(),
             Server::Smart(node) | Server::Ingest(node) => node.clear_faults().unwrap(),
@@ -325,7 +332,7 @@ impl Upstream {
     /// The upstream's copy of a dataset has the rows of the gateway's, in their order, and verifies.
     fn check(&self, name: &str, local: &Rows) {
         let repository = match &self.server {
-            Server::Directory(mount, _) => mount.join("forebay").join(name),
+            Server::Directory(mount, _) => mount.join(name),
             Server::Bucket(server) => server.object_path(&format!("site/7/{name}")),
             Server::Smart(node) => node.dataset_dir(node.account(), name),
             Server::Ingest(node) => return check_posted(node, name, local),

@@ -111,7 +111,7 @@ fn gzipped_rows(config: &AgentConfig, name: &str) -> u64 {
         let path = slice.unwrap().path();
         let rows = payload::rows(&path).unwrap();
         let mut text = String::new();
-        let body = payload::write(&path, 0..rows, IngestFormat::NdJson, &std::env::temp_dir()).unwrap();
+        let body = payload::write(&path, 0..rows, IngestFormat::NdJson, &config.data_dir().join("scratch")).unwrap();
         body.into_file().read_to_string(&mut text).unwrap();
         bytes += gzip(text.lines());
     }

@@ -13,7 +13,7 @@ use forebay_storage::spool::{Spool, SpoolError};
 use serde::{Deserialize, Serialize};
 
 use super::{Bundle, BundledDataset, Receipt, VERSION, bundle_file, check_version, read, receipt_file};
-use crate::config::{Config, Upstream};
+use crate::config::{Config, Upstream, UpstreamKind};
 use crate::store::datasets_dir;
 
 /// What an export did.
@@ -51,19 +51,18 @@ pub struct Which {
     pub accept: Option<String>,
 }
 
-/// Takes `DIR/receipt.json` if there is one, and writes a bundle of everything that the upstream lacks into `dir`, which
-/// must exist.
+/// Takes `DIR/receipt.json` if there is one, and writes a bundle of everything that the upstream lacks into `dir`, whose
+/// parent must exist.
 ///
 /// # Errors
 /// There is no such upstream, `dir` belongs to another gateway, a slice is gone, or a disk refuses.
 pub fn export(config: &Config, spool: &Spool, dir: &Path, which: &Which) -> Result<Exported> {
     let upstream = choose(config, which.upstream.as_deref())?;
-    if !dir.is_dir() {
-        bail!("{} is not a directory: is the stick mounted?", dir.display());
-    }
+    make_last(dir)?;
+    check_place(config, dir)?;
     let ids = dataset_ids(config, spool, upstream)?;
     let stick = Stick { config, dir, fs: DurableFs::new() };
-    stick.check_owner(upstream)?;
+    stick.check_owner(upstream, &ids)?;
     let accepted = stick.take_receipt(spool, upstream, &ids, which.accept.as_deref())?;
     let mut bundle = stick.empty_bundle(upstream);
     let mut exported = Exported { upstream: upstream.url.clone(), accepted, datasets: Vec::new() };
@@ -94,6 +93,32 @@ fn choose<'a>(config: &'a Config, url: Option<&str>) -> Result<&'a Upstream> {
     }
 }
 
+/// The last component is made, but no disk is conjured up.
+fn make_last(dir: &Path) -> Result<()> {
+    match fs::create_dir(dir) {
+        Ok(()) => Ok(()),
+        Err(_) if dir.is_dir() => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("make {}: is the stick mounted?", dir.display())),
+    }
+}
+
+/// An export removes slices that are no longer wanted, so it must never be let loose on a repository.
+fn check_place(config: &Config, dir: &Path) -> Result<()> {
+    let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let (dir, data_dir) = (real(dir), real(&config.data_dir));
+    if dir.starts_with(&data_dir) || data_dir.starts_with(&dir) {
+        bail!("{} lies in data_dir or around it: name a directory on the stick", dir.display());
+    }
+    for upstream in &config.upstreams {
+        if let UpstreamKind::Directory(root) = &upstream.kind
+            && dir.starts_with(real(root))
+        {
+            bail!("{} belongs to the upstream {}: name another directory", dir.display(), upstream.url);
+        }
+    }
+    Ok(())
+}
+
 fn dataset_ids(config: &Config, spool: &Spool, upstream: &Upstream) -> Result<Vec<(String, DatasetId)>> {
     let names = config.datasets.iter().map(|dataset| &dataset.spec.name).filter(|name| upstream.takes(name));
     names.map(|name| Ok((name.clone(), spool.dataset_id(name)?))).collect()
@@ -111,10 +136,16 @@ impl Stick<'_> {
         Bundle { version: VERSION, gateway, upstream: upstream.url.clone(), datasets: Vec::new() }
     }
 
-    /// A stick carries the bundle of one gateway for one upstream at a time.
-    fn check_owner(&self, upstream: &Upstream) -> Result<()> {
+    /// A stick carries the bundle of one gateway for one upstream at a time; a folder that no bundle names is not ours.
+    fn check_owner(&self, upstream: &Upstream, ids: &[(String, DatasetId)]) -> Result<()> {
         let path = bundle_file(self.dir);
-        let Some(bundle) = read::<Bundle>(&path)? else { return Ok(()) };
+        let Some(bundle) = read::<Bundle>(&path)? else {
+            if let Some((name, _)) = ids.iter().find(|(name, _)| self.dir.join(name).exists()) {
+                bail!("{} holds {name}, and no bundle: name another directory", self.dir.display());
+            }
+            self.fs.replace(&path, &serde_json::to_vec_pretty(&self.empty_bundle(upstream))?)?;
+            return Ok(());
+        };
         check_version(&path, bundle.version)?;
         if bundle.gateway != self.config.gateway || bundle.upstream != upstream.url {
             bail!(

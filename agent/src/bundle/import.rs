@@ -75,7 +75,10 @@ pub fn import(dir: &Path, upstream: &Upstream, tell: &mut dyn FnMut(&DeliveryRep
         delivered_to: upstream.url.clone(),
         datasets: imported.datasets.clone(),
     };
-    DurableFs::new().replace(&receipt_file(dir), &serde_json::to_vec_pretty(&receipt)?)?;
+    // An attempt that failed leaves the receipt of one that did not.
+    if !receipt.datasets.is_empty() {
+        DurableFs::new().replace(&receipt_file(dir), &serde_json::to_vec_pretty(&receipt)?)?;
+    }
     Ok(imported)
 }
 

@@ -79,11 +79,12 @@ pub struct Receipt {
 /// As of [`export`], or something cannot be sealed.
 pub fn export_from(shared: &Shared, dir: &Path, which: &Which) -> Result<Exported> {
     shared.sealing.seal_all(SEAL_ALL_MAX)?;
-    let exported = export(&shared.config, &shared.spool, dir, which)?;
-    if !exported.accepted.is_empty() {
-        shared.retention.run()?;
-        shared.reread_positions()?;
-    }
+    let exported = export(&shared.config, &shared.spool, dir, which);
+    // A receipt may have been taken although the bundle could not be written.
+    let reread = shared.reread_positions();
+    let released = shared.retention.run();
+    let exported = exported?;
+    reread.and(released)?;
     Ok(exported)
 }
 

@@ -115,8 +115,11 @@ fn list(config: &Config, selection: &Selection, format: OutputFormat) -> Result<
 fn report(what: &str, done: Done) -> Result<()> {
     let mut text = format!("{what}: {}\n", grouped(done.done));
     if done.left > 0 {
-        let why = "no dataset takes their topics, or the upstream that refused them is not configured";
+        let why = "no dataset takes their topics, or the upstream that refused them still does or is not configured";
         text += &format!("left, because {why}: {}\n", grouped(done.left));
+    }
+    if let Some(refused) = &done.refused {
+        text += &format!("{refused}\n");
     }
     output::print(&text)?;
     Ok(())

@@ -70,7 +70,7 @@ async fn export(loaded: Loaded, dir: &Path, which: Which) -> Result<Exported> {
 fn render(exported: &Exported, dir: &Path, colour: bool) -> String {
     let mut out = String::new();
     for (name, end) in &exported.accepted {
-        out += &format!("receipt: {} has dataset {name} up to seq {}\n", exported.upstream, grouped(*end));
+        out += &format!("receipt: {} has dataset {name} below seq {}\n", exported.upstream, grouped(*end));
     }
     let mut table = Table::new(["dataset", "rows", "slices", "bytes", "head"]);
     for dataset in &exported.datasets {

@@ -66,7 +66,7 @@ fn upstream(args: &Args, config: &Config) -> Result<Upstream> {
 fn render(imported: &Imported, url: &str, colour: bool) -> String {
     let mut out = String::new();
     for dataset in &imported.datasets {
-        out += &format!("{url}: dataset {} is there up to seq {}\n", dataset.name, grouped(dataset.end));
+        out += &format!("{url}: dataset {} is there below seq {}\n", dataset.name, grouped(dataset.end));
     }
     for file in &imported.refused {
         let line = format!("refused rows are in {}", file.display());
@@ -75,5 +75,8 @@ fn render(imported: &Imported, url: &str, colour: bool) -> String {
     for problem in &imported.problems {
         out += &format!("{} {problem}\n", tinted("problem:", Tone::Bad, colour));
     }
-    out + "receipt written: bring the stick back to the gateway and run `forebay export` there\n"
+    if !imported.datasets.is_empty() {
+        out += "receipt written: bring the stick back to the gateway and run `forebay export` there\n";
+    }
+    out
 }

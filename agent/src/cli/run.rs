@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
 use crate::config::Loaded;
@@ -26,8 +26,7 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 async fn until_signal(loaded: Loaded) -> Result<ExitCode> {
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut signals = Signals::listen()?;
     let file = loaded.file.map_or_else(|| "none".to_owned(), |file| file.display().to_string());
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -38,10 +37,31 @@ async fn until_signal(loaded: Loaded) -> Result<ExitCode> {
     );
     let mut agent = Agent::start(loaded.config).await?;
     tokio::select! {
-        _ = terminate.recv() => info!("SIGTERM."),
-        _ = interrupt.recv() => info!("SIGINT."),
+        name = signals.next() => info!("{name}."),
         error = agent.failed() => return Err(error),
     }
     agent.stop().await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What asks a command to end.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(super) fn listen() -> Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        Ok(Self { terminate, interrupt })
+    }
+
+    /// Waits for one, and names it.
+    pub(super) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }

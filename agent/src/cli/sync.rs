@@ -75,10 +75,11 @@ pub(super) fn run(args: &Args, mut loaded: Loaded, level: Option<&str>) -> Resul
 /// In an agent of this process that nobody can publish to.
 fn deliver(loaded: Loaded, bar: &mut Bar) -> Result<SyncReport> {
     run::runtime()?.block_on(async {
+        let mut signals = run::Signals::listen()?;
         let agent = Agent::start(loaded.config).await?;
         let delivered = tokio::select! {
             report = until_done(&agent, bar) => report,
-            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted; what was delivered is delivered")),
+            name = signals.next() => Err(anyhow::anyhow!("{name}: interrupted; what was delivered is delivered")),
         };
         agent.stop().await?;
         delivered

@@ -35,6 +35,9 @@ struct Account {
     delivered: Vec<Totals>,
 }
 
+/// The first `seq` that an upstream lacks, by dataset name.
+type Positions = BTreeMap<String, u64>;
+
 impl Backlog {
     /// Reads from the chains which slices lie beyond the positions that the spool has for each upstream. A dataset that
     /// cannot be opened does not count.
@@ -52,8 +55,9 @@ impl Backlog {
         chains: impl Iterator<Item = (&'a str, DatasetId, ChainFiles)>,
         upstreams: &[Upstream],
     ) -> Result<Self> {
-        let account = Self::account_of(spool, chains, upstreams)?;
-        let upstreams = upstreams.iter().map(|upstream| Arc::new(Progress::new(upstream))).collect();
+        let (account, positions) = Self::account_of(spool, chains, upstreams)?;
+        let upstreams: Vec<_> = upstreams.iter().map(|upstream| Arc::new(Progress::new(upstream))).collect();
+        upstreams.iter().zip(positions).for_each(|(progress, positions)| progress.set_delivered(positions));
         let backlog = Self { spool: spool.clone(), upstreams, account: Mutex::new(account) };
         backlog.publish(&backlog.account());
         Ok(backlog)
@@ -63,21 +67,21 @@ impl Backlog {
         spool: &Spool,
         chains: impl Iterator<Item = (&'a str, DatasetId, ChainFiles)>,
         upstreams: &[Upstream],
-    ) -> Result<Account> {
+    ) -> Result<(Account, Vec<Positions>)> {
         let mut account = Account { sealed: Totals::new(), delivered: vec![Totals::new(); upstreams.len()] };
+        let mut all = vec![Positions::new(); upstreams.len()];
         for (name, id, files) in chains {
             let positions = positions(spool, upstreams, id)?;
             let released = spool.released(id).context("read what was released")?;
             let (total, waiting) =
                 waiting(&files, released, &positions).with_context(|| format!("read the chain of dataset {name}"))?;
             account.sealed.insert(name.to_owned(), total);
-            for ((delivered, waiting), upstream) in account.delivered.iter_mut().zip(waiting).zip(upstreams) {
-                if upstream.takes(name) {
-                    delivered.insert(name.to_owned(), total.saturating_sub(waiting));
-                }
+            for (number, _) in upstreams.iter().enumerate().filter(|(_, upstream)| upstream.takes(name)) {
+                account.delivered[number].insert(name.to_owned(), total.saturating_sub(waiting[number]));
+                all[number].insert(name.to_owned(), positions[number].0);
             }
         }
-        Ok(account)
+        Ok((account, all))
     }
 
     /// Takes the positions from the spool again, after a receipt has moved them.
@@ -86,9 +90,10 @@ impl Backlog {
         chains: impl Iterator<Item = (&'a str, DatasetId, ChainFiles)>,
         upstreams: &[Upstream],
     ) -> Result<()> {
-        let fresh = Self::account_of(&self.spool, chains, upstreams)?;
         let mut account = self.account();
+        let (fresh, positions) = Self::account_of(&self.spool, chains, upstreams)?;
         account.delivered = fresh.delivered;
+        self.upstreams.iter().zip(positions).for_each(|(progress, positions)| progress.set_delivered(positions));
         self.publish(&account);
         Ok(())
     }

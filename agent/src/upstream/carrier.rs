@@ -84,12 +84,15 @@ impl Carrier {
         })
     }
 
-    /// Makes sure that the upstream is there. `expected`: something was delivered there before.
-    pub(super) async fn reach(&self, expected: bool) -> Result<(), Failure> {
+    /// Makes sure that the upstream is there. `delivered`: the datasets of which something was delivered there before.
+    pub(super) async fn reach(&self, delivered: &[&str]) -> Result<(), Failure> {
         match self {
-            Self::Chain(ChainCarrier { kind: ChainKind::Mirror(mirror), .. }) => mirror.reach(expected).await,
+            Self::Chain(ChainCarrier { kind: ChainKind::Mirror(mirror), .. }) => mirror.reach(delivered).await,
             Self::Chain(ChainCarrier { kind: ChainKind::Smart(_, http, node), .. })
-            | Self::Ingest(IngestCarrier { http, node, .. }) => node::info(http, node).await.map(drop),
+            | Self::Ingest(IngestCarrier { http, node, .. }) => {
+                let info = node::info(http, node).await?;
+                node::check_account(node, info)
+            }
         }
     }
 
@@ -111,15 +114,15 @@ impl ChainCarrier {
     }
 
     /// The head of a dataset there; none: there is no such dataset yet.
-    /// `expected`: something of it was delivered there before.
+    /// `delivered` as of [`Carrier::reach`].
     pub(super) async fn head(
         &self,
         dataset: &str,
         files: &ChainFiles,
-        expected: bool,
+        delivered: &[&str],
     ) -> Result<Option<RemoteHead>, Failure> {
         match &self.kind {
-            ChainKind::Mirror(mirror) => mirror.head(dataset, files, expected).await,
+            ChainKind::Mirror(mirror) => mirror.head(dataset, files, delivered).await,
             ChainKind::Smart(smart, http, node) => match smart.head(dataset).await {
                 Ok(hash) => Ok(hash.map(|hash| RemoteHead { hash, version: None })),
                 Err(failure) => Err(node::explain(http, node, dataset, failure).await),

@@ -221,6 +221,8 @@ pub fn of_error(error: &reqwest::Error, timeout: Duration) -> Failure {
         format!("the certificate of {host} is not trusted: name the CA that signed it in `ca_file`")
     } else if chain.contains("invalid peer certificate") || chain.contains("certificate") {
         format!("the certificate of {host} cannot be accepted: {chain}")
+    } else if chain.contains("InvalidContentType") {
+        format!("{host} speaks no TLS at this port: write http:// in place of https:// if that is meant")
     } else if chain.contains("dns error") {
         format!("no address is known for {host}: check the host in `url`, and the gateway's DNS ({chain})")
     } else if error.is_timeout() {

@@ -63,7 +63,7 @@ pub async fn info(http: &Http, node: &NodeUrl) -> Result<Info, Failure> {
 ///
 /// # Errors
 /// One line that says how the URL is to be changed.
-pub fn check_account(node: &NodeUrl, info: Info) -> Result<(), Failure> {
+pub(super) fn check_account(node: &NodeUrl, info: Info) -> Result<(), Failure> {
     let base = &node.base;
     match (&node.account, info.is_multi_tenant) {
         (None, true) => {

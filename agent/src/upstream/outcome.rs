@@ -106,6 +106,9 @@ pub fn of_status(what: &str, status: u16, retry_after: Option<&str>, body: &str)
     if let Some(said) = words_of(body) {
         words = format!("{words}: {said}");
     }
+    if status == 400 && words.contains("Source '") {
+        words += "; set `source_name` to the push source of the node's dataset, or see `forebay provision`";
+    }
     if status == 413 {
         words += "; a proxy before the node takes no body of this size: raise its limit, or lower [batch] bytes for what \
                   is still to be sealed";

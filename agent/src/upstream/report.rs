@@ -59,6 +59,19 @@ pub struct Problem {
     pub quarantined: bool,
 }
 
+impl DeliveryReport {
+    /// The same, with what was sent counted from an earlier report.
+    #[must_use]
+    pub fn since(self, before: &Self) -> Self {
+        Self {
+            blocks: self.blocks - before.blocks.min(self.blocks),
+            bytes: self.bytes - before.bytes.min(self.bytes),
+            rows: self.rows - before.rows.min(self.rows),
+            ..self
+        }
+    }
+}
+
 impl Progress {
     /// Nothing is known yet.
     pub fn new(upstream: &Upstream) -> Self {
@@ -95,6 +108,13 @@ impl Progress {
         let before = self.reachable.swap(reachable, Ordering::Relaxed);
         self.lock().reachable = reachable;
         before != reachable
+    }
+
+    /// What the spool says at a start, or after a receipt.
+    pub(super) fn set_delivered(&self, positions: BTreeMap<String, u64>) {
+        let mut report = self.lock();
+        report.delivered = positions;
+        report.pending_since_ms = None;
     }
 
     pub(super) fn set_undelivered(&self, bytes: u64) {

@@ -100,23 +100,28 @@ impl Mirror {
         })
     }
 
-    /// Makes sure that it is there. `expected`: something was delivered there before, so it must still be there.
+    /// Makes sure that it is there. `delivered`: the datasets of which something was delivered there before, so that it must
+    /// still be there.
     ///
     /// # Errors
     /// It is not.
-    pub async fn reach(&self, expected: bool) -> Result<(), Failure> {
+    pub async fn reach(&self, delivered: &[&str]) -> Result<(), Failure> {
         match self {
-            Self::Directory(directory) => directory.reach(expected),
+            Self::Directory(directory) => directory.reach(delivered),
             Self::Bucket(bucket) => bucket.reach().await,
         }
     }
 
-    /// The head of a dataset's repository there; none: there is no repository. `expected`: something of the dataset was
-    /// delivered there before.
+    /// The head of a dataset's repository there; none: there is no repository. `delivered` as of [`reach`](Self::reach).
     ///
     /// # Errors
-    /// It cannot be read or is no hash; a directory is the gateway's own, or lacks the dataset that is expected there.
-    pub async fn head(&self, dataset: &str, files: &ChainFiles, expected: bool) -> Result<Option<RemoteHead>, Failure> {
+    /// It cannot be read or is no hash; a directory is the gateway's own, or lacks what was delivered there.
+    pub async fn head(
+        &self,
+        dataset: &str,
+        files: &ChainFiles,
+        delivered: &[&str],
+    ) -> Result<Option<RemoteHead>, Failure> {
         let directory = match self {
             Self::Directory(directory) => directory,
             Self::Bucket(bucket) => return bucket.head(dataset).await,
@@ -127,16 +132,8 @@ impl Mirror {
                 "{root} holds the gateway's own datasets: an upstream is another place"
             )));
         }
-        let head = directory.head(dataset)?;
-        if head.is_none() && expected && !directory.root.join(dataset).is_dir() {
-            // A mount point without its disk is an empty directory: nothing may be written into it.
-            return Err(Failure::unreachable(format!(
-                "{} holds no {dataset}, which was delivered there: is the disk mounted? For a new disk, make that folder \
-                 on it",
-                directory.root.display()
-            )));
-        }
-        Ok(head)
+        directory.check_mounted(delivered)?;
+        directory.head(dataset)
     }
 
     /// Brings blocks, oldest first, with their slices, and moves the head to the last of them.
@@ -192,11 +189,26 @@ impl Mirror {
 }
 
 impl Directory {
-    fn reach(&self, expected: bool) -> Result<(), Failure> {
+    fn reach(&self, delivered: &[&str]) -> Result<(), Failure> {
+        let expected = !delivered.is_empty();
         reach(&self.root, expected).map_err(|error| {
             let advice = if expected { ": is the disk mounted?" } else { "" };
             Failure::unreachable(format!("reach {}: {error}{advice}", self.root.display()))
-        })
+        })?;
+        self.check_mounted(delivered)
+    }
+
+    /// A mount point without its disk is an empty directory: nothing may be written into it.
+    fn check_mounted(&self, delivered: &[&str]) -> Result<(), Failure> {
+        if delivered.is_empty() || delivered.iter().any(|dataset| self.root.join(dataset).is_dir()) {
+            return Ok(());
+        }
+        Err(Failure::unreachable(format!(
+            "{} holds nothing of {}, which was delivered there: is the disk mounted? For a new disk, make a folder of that \
+             name on it",
+            self.root.display(),
+            delivered.join(", ")
+        )))
     }
 
     /// By any name: a link to the gateway's own datasets is not another place.
@@ -243,7 +255,7 @@ impl Directory {
 
     async fn copy(&self, dataset: &str, file: RemoteFile<'_>, from: &Path) -> Result<u64, Failure> {
         let to = self.path(dataset, file);
-        let refused = |error: io::Error| remote_error(&to, &error);
+        let refused = |error: io::Error| remote_error(&self.root, &error);
         let mut source = File::open(from).map_err(|error| local_error(from, &error))?;
         let mut temp = self.fs.create_temp(to.parent().unwrap_or(&to)).map_err(refused)?;
         let mut piece = vec![0; PIECE_BYTES];
@@ -301,8 +313,15 @@ pub(super) fn parse_head(place: &str, text: &str, version: Option<UpdateVersion>
     Ok(RemoteHead { hash, version })
 }
 
+/// Without the names of temporary files, so that the same trouble has the same words each time.
 fn remote_error(path: &Path, error: &io::Error) -> Failure {
-    Failure::unreachable(format!("{}: {error}", path.display()))
+    let what = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "the disk is full".to_owned(),
+        io::ErrorKind::ReadOnlyFilesystem => "the disk is mounted read-only".to_owned(),
+        io::ErrorKind::PermissionDenied => "the agent may not write there".to_owned(),
+        _ => error.to_string(),
+    };
+    Failure::unreachable(format!("{}: {what}", path.display()))
 }
 
 fn local_error(path: &Path, error: &io::Error) -> Failure {

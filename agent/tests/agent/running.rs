@@ -176,7 +176,7 @@ async fn a_dead_letter_is_replayed_once_its_topic_has_a_dataset() {
     agent.seal_all().await.unwrap();
     agent.stop().await.unwrap();
 
-    assert_eq!(done, Done { done: 1, left: 1 });
+    assert_eq!(done, Done { done: 1, left: 1, refused: None });
     assert_eq!(left.iter().map(|line| line.topic.as_str()).collect::<Vec<_>>(), ["other"]);
     assert_eq!(before.verify("log").rows, 1);
 }

@@ -137,7 +137,7 @@ async fn mirror(gateway: &Gateway) -> Result<u64, Failure> {
     let (upstream, bell) = (Upstream::at(&url).unwrap(), Arc::new(Bell::default()));
     let mirror = Mirror::new(&upstream, &DurableFs::new(), &bell)?.unwrap();
     let files = ChainFiles::new(&gateway.dataset("temperature"));
-    let known = mirror.head("temperature", &files, false).await?;
+    let known = mirror.head("temperature", &files, &[]).await?;
     let head = files.head().unwrap().unwrap();
     let missing = files.blocks_after(head, known.as_ref().map(|known| &known.hash)).unwrap().unwrap();
     match mirror.push("temperature", &files, known.as_ref(), &missing).await? {

@@ -222,6 +222,7 @@ impl Runner {
             Ok(()) => {
                 self.backoff.handle_success();
                 self.unauthorised = 0;
+                self.note_contact();
                 self.note_success();
                 Next::Idle
             }
@@ -264,16 +265,17 @@ impl Runner {
     }
 
     /// A dataset that makes the node silent must not starve the others: when the upstream answers to something small, what
-    /// failed is the dataset.
+    /// failed is the dataset. A directory has only one disk.
     async fn blame(&mut self, index: usize, failure: Failure) -> Result<(), Failure> {
         if failure.kind == (FailureKind::Unreachable { retry_after: None })
+            && !self.delivery.is_directory()
             && let Some(carrier) = &self.carrier
-            && carrier.reach(false).await.is_ok()
+            && carrier.reach(&[]).await.is_ok()
         {
             self.handle_lane_failure(index, &Failure { kind: FailureKind::Unknown, ..failure });
             return Ok(());
         }
-        Err(failure.context(format!("deliver dataset {}", self.lanes[index].name)))
+        Err(failure)
     }
 
     /// Asks something small, unless the upstream has just been heard of.
@@ -282,14 +284,22 @@ impl Runner {
         if fresh && self.delivery.progress.is_reachable() && !self.delivery.is_directory() {
             return Ok(());
         }
-        let mut expected = false;
-        for lane in &self.lanes {
-            expected |= self.delivered(lane)? > Seq(0);
-        }
+        let delivered = self.delivered_datasets()?;
         let Some(carrier) = &self.carrier else { return Ok(()) };
-        carrier.reach(expected).await?;
+        carrier.reach(&delivered).await?;
         self.note_contact();
         Ok(())
+    }
+
+    /// Names of the datasets of which something is there.
+    fn delivered_datasets(&self) -> Result<Vec<&str>, Failure> {
+        let mut names = Vec::new();
+        for lane in &self.lanes {
+            if lane.known.is_some() || self.delivered(lane)? > Seq(0) {
+                names.push(lane.name.as_str());
+            }
+        }
+        Ok(names)
     }
 
     /// The datasets in the order in which they get their steps: as configured, beginning after the one that the upstream
@@ -307,7 +317,8 @@ impl Runner {
 
     fn note_contact(&mut self) {
         self.last_contact = Some(clock::now());
-        if self.delivery.progress.set_reachable(true) {
+        // Whoever does not let us in is not reached, though something answers.
+        if self.unauthorised == 0 && self.delivery.progress.set_reachable(true) {
             info!(upstream = self.delivery.upstream.url, "Upstream is reachable.");
         }
     }
@@ -351,8 +362,9 @@ impl Runner {
         match failure.kind {
             // Once may be a token that is being changed; twice is for a person.
             FailureKind::Unauthorised if self.unauthorised == 2 => {
-                error!(upstream, problem, "The upstream does not accept the token.");
+                error!(upstream, problem, "The upstream does not let us in.");
             }
+            FailureKind::Unauthorised => debug!(upstream, problem, "The upstream does not let us in."),
             _ if is_first => warn!(upstream, problem, "Upstream is not reachable; trying again."),
             _ => debug!(upstream, problem, "Upstream is still not reachable."),
         }

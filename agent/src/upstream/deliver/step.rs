@@ -2,6 +2,7 @@
 
 use forebay_storage::odf::{ChainFiles, Multihash, SealedSlice};
 use forebay_storage::position::Seq;
+use forebay_storage::spool::SpoolError;
 use tracing::{error, info, warn};
 
 use super::lane::Lane;
@@ -112,7 +113,7 @@ impl Runner {
         }
         let Some(Carrier::Chain(carrier)) = &self.carrier else { return Ok(Step::Idle) };
         let before = self.delivered(lane)?;
-        let remote = carrier.head(&lane.name, &lane.files, before > Seq(0)).await?;
+        let remote = carrier.head(&lane.name, &lane.files, &self.delivered_datasets()?).await?;
         let remote_hash = remote.as_ref().map(|head| head.hash);
         let missing = lane.files.blocks_after(stepping.head, remote_hash.as_ref()).map_err(Failure::local)?;
         let Some(missing) = missing else { return Err(diverged(carrier, &lane.name, remote_hash)) };
@@ -240,10 +241,11 @@ impl Runner {
         let delivery = &self.delivery;
         let before = self.delivered(lane)?;
         if position > before {
-            delivery
-                .spool
-                .set_delivered(&delivery.upstream.url, lane.id, position)
-                .map_err(|error| spool_failure(&error))?;
+            match delivery.spool.set_delivered(&delivery.upstream.url, lane.id, position) {
+                // A receipt has moved it further meanwhile.
+                Ok(()) | Err(SpoolError::PositionGoesBack { .. }) => {}
+                Err(error) => return Err(spool_failure(&error)),
+            }
         }
         match whole {
             Some(bytes) => delivery.backlog.handle_delivered(delivery.number, &lane.name, bytes),
