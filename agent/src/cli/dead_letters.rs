@@ -57,7 +57,7 @@ pub(super) fn run(args: &Args, config: &Config) -> Result<ExitCode> {
                 Source::Agent(answers) => answers.one()?,
                 Source::Store(_) => bail!("a replay needs a running agent: start it with `forebay run`"),
             };
-            report("stored again", done)?;
+            report("stored again", &done)?;
         }
         Command::Drop(which) => {
             let selection = which.checked()?;
@@ -65,7 +65,7 @@ pub(super) fn run(args: &Args, config: &Config) -> Result<ExitCode> {
                 Source::Agent(answers) => answers.one()?,
                 Source::Store(store) => dead_letters::drop(&store.spool, &selection)?,
             };
-            report("dropped", done)?;
+            report("dropped", &done)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -112,7 +112,7 @@ fn list(config: &Config, selection: &Selection, format: OutputFormat) -> Result<
     Ok(())
 }
 
-fn report(what: &str, done: Done) -> Result<()> {
+fn report(what: &str, done: &Done) -> Result<()> {
     let mut text = format!("{what}: {}\n", grouped(done.done));
     if done.left > 0 {
         let why = "no dataset takes their topics, or the upstream that refused them still does or is not configured";
