@@ -313,8 +313,8 @@ fn outcome(
         "{rows} messages were acknowledged, {} rows are sealed, {there} are there",
         last.sealed
     );
-    let begin = looks.first().context("nothing was looked at")?;
-    let wire = (last.bytes_up - begin.bytes_up) as f64 / rows as f64;
+    let [from, to] = &stretches.drain;
+    let wire = (to.bytes_up - from.bytes_up) as f64 / (to.delivered - from.delivered) as f64;
     let ndjson_gzip = ndjson_gzip(&data_dir.join("datasets").join(DATASET), scratch)?;
     Ok(Outcome {
         kind: destination.kind(),

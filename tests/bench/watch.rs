@@ -26,7 +26,7 @@ pub(crate) struct Look {
     pub(crate) acknowledged: u64,
     /// Rows in slices.
     pub(crate) sealed: u64,
-    /// Rows that the upstream has.
+    /// Messages that the upstream has, by its position: rows whose answer a cut link swallowed are not counted as sent.
     pub(crate) delivered: u64,
     /// The agent reached its upstream the last time it tried.
     pub(crate) is_reachable: bool,
@@ -121,7 +121,7 @@ impl<'a> Watch<'a> {
             at: now(),
             acknowledged: self.acknowledged.load(Ordering::Relaxed),
             sealed: number("/datasets/0/chain/rows"),
-            delivered: number("/upstreams/0/rows"),
+            delivered: number("/upstreams/0/delivered/bench"),
             is_reachable: status.pointer("/upstreams/0/reachable").and_then(Value::as_bool).unwrap_or(false),
             bytes_up: self.destination.bytes_up().unwrap_or_else(|| number("/upstreams/0/bytes")),
             rss_mib: rss_mib(self.agent.pid())?,
