@@ -65,6 +65,8 @@ pub(crate) struct Watch<'a> {
     destination: &'a Destination,
     /// `/proc` names: the agent's delivering, sealing and committing threads, and ours that generates load.
     threads: [String; 4],
+    /// The first position of the spool, which need not be 0.
+    first: u64,
     looks: Mutex<Vec<Look>>,
     is_stopped: AtomicBool,
     /// Told by whoever generates load.
@@ -76,8 +78,10 @@ impl<'a> Watch<'a> {
     pub(crate) fn new(agent: &'a Agent, destination: &'a Destination) -> Result<Self> {
         let thread = |name| thread_named(agent.pid(), name);
         let own = fs::read_link("/proc/thread-self")?.display().to_string();
+        let first = agent.status()?.pointer("/spool/log_end").and_then(Value::as_u64).context("no log end")?;
         let watch = Self {
             agent,
+            first,
             destination,
             threads: [thread("upstream-0")?, thread("sealer")?, thread("spool-writer")?, own],
             looks: Mutex::default(),
@@ -121,7 +125,7 @@ impl<'a> Watch<'a> {
             at: now(),
             acknowledged: self.acknowledged.load(Ordering::Relaxed),
             sealed: number("/datasets/0/chain/rows"),
-            delivered: number("/upstreams/0/delivered/bench"),
+            delivered: number("/upstreams/0/delivered/bench").saturating_sub(self.first),
             is_reachable: status.pointer("/upstreams/0/reachable").and_then(Value::as_bool).unwrap_or(false),
             bytes_up: self.destination.bytes_up().unwrap_or_else(|| number("/upstreams/0/bytes")),
             rss_mib: rss_mib(self.agent.pid())?,
