@@ -174,11 +174,8 @@ impl Shared {
 
     /// Takes account of positions that something else than a delivery has moved, and wakes the deliveries.
     pub fn reread_positions(&self) -> Result<()> {
-        let ids: BTreeMap<String, DatasetId> = self.spool.datasets()?.into_iter().collect();
-        let root = datasets_dir(&self.config.data_dir);
-        let names = self.config.datasets.iter().map(|dataset| dataset.spec.name.as_str());
-        let chains = names.filter_map(|name| Some((name, *ids.get(name)?, ChainFiles::new(&root.join(name)))));
-        self.backlog.reread(chains, &self.config.upstreams)?;
+        let chains = chains(&self.config, &self.spool)?;
+        self.backlog.reread(chains.into_iter(), &self.config.upstreams)?;
         self.bell.ring();
         Ok(())
     }
@@ -260,8 +257,17 @@ impl Rates {
     }
 }
 
+/// Name, id and chain of each configured dataset that the spool knows.
+fn chains<'a>(config: &'a Config, spool: &Spool) -> Result<Vec<(&'a str, DatasetId, ChainFiles)>> {
+    let ids: BTreeMap<String, DatasetId> = spool.datasets()?.into_iter().collect();
+    let root = datasets_dir(&config.data_dir);
+    let names = config.datasets.iter().map(|dataset| dataset.spec.name.as_str());
+    Ok(names.filter_map(|name| Some((name, *ids.get(name)?, ChainFiles::new(&root.join(name))))).collect())
+}
+
 /// What a data directory says while no agent runs.
 pub fn of_store(config: &Config, store: &Store) -> Result<Status> {
+    let waiting = Backlog::of_chains(&store.spool, chains(config, &store.spool)?.into_iter(), &config.upstreams);
     let mut chains = BTreeMap::new();
     for dataset in &config.datasets {
         let name = &dataset.spec.name;
@@ -271,7 +277,12 @@ pub fn of_store(config: &Config, store: &Store) -> Result<Status> {
         let chain = Chain::of(repository.state(), sealed);
         chains.insert(name.clone(), chain);
     }
-    of_spool(config, &store.spool, &chains)
+    let mut status = of_spool(config, &store.spool, &chains)?;
+    // A chain that cannot be read is what `verify` is for.
+    if let Ok(waiting) = waiting {
+        status.upstreams = waiting.upstreams().iter().map(|progress| progress.report()).collect();
+    }
+    Ok(status)
 }
 
 fn of_spool(config: &Config, spool: &Spool, chains: &BTreeMap<String, Chain>) -> Result<Status> {

@@ -369,6 +369,8 @@ fn sync_once_delivers_what_a_stopped_agent_left_and_says_so() {
 
     let (is_ok, text) = forebay(&config, &["sync", "--once"]);
     assert!(!is_ok && text.contains("sync: failed") && text.contains("reach "), "{text}");
+    let (_, status) = forebay(&config, &["status"]);
+    assert!(status.contains("of slices undelivered") && status.contains("no agent runs"), "{status}");
     fs::create_dir(dir.path().join("mount")).unwrap();
     let (is_ok, text) = forebay(&config, &["sync", "--once"]);
     assert!(is_ok && text.contains("has everything") && text.contains("sync: ok"), "{text}");

@@ -157,6 +157,7 @@ fn upstreams(status: &Status, colour: bool) -> String {
         let state = match &upstream.last_error {
             _ if upstream.opens_at_ms.is_some() => Cell::from("window closed"),
             None if upstream.reachable => Cell::from("reachable").tone(Tone::Good),
+            None if !status.running => Cell::from("no agent runs"),
             None => Cell::from("not tried yet"),
             Some(_) if upstream.reachable => Cell::from("reachable, but see below").tone(Tone::Warning),
             Some(_) => Cell::from("not reached, see below").tone(Tone::Warning),

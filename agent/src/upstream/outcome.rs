@@ -194,7 +194,11 @@ mod tests {
     fn the_nodes_own_words_are_repeated_in_one_line() {
         let refused = of_status("POST x", 400, None, "{\"message\":\"Source 'nope' not found\"}");
 
-        assert_eq!(refused.words, "POST x was answered with 400: Source 'nope' not found");
+        assert_eq!(
+            refused.words,
+            "POST x was answered with 400: Source 'nope' not found; set `source_name` to the push source of the node's \
+             dataset, or see `forebay provision`"
+        );
         assert_eq!(words_of("Authentication token invalid\n\nmore"), Some("Authentication token invalid".to_owned()));
         assert_eq!(words_of("<html><body>502 Bad Gateway</body></html>"), None);
         assert_eq!(words_of(""), None);
