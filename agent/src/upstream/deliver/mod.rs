@@ -110,8 +110,8 @@ struct Runner {
 impl Delivery {
     /// Delivers until the bell says stop.
     pub fn run(self) {
-        // One thread makes the bodies of push ingest, one after the other: the allocator keeps some MiB for each thread that
-        // ever made one.
+        // One thread makes the bodies of push ingest: with as many as happen to be idle the memory of the process grew to
+        // twice as much over a backlog of three million rows (144 MiB; with one 67 MiB, and flat).
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
         match runtime {
             Ok(runtime) => runtime.block_on(Runner::new(self).run()),
