@@ -236,6 +236,17 @@ async fn a_slow_link_is_not_a_silent_node() {
     assert!(failure.words.contains("silent for 0.3 s"), "{failure}");
 }
 
+#[tokio::test]
+async fn a_login_page_is_no_acknowledgement() {
+    let node = Node::start(|_| Answer::LoginPage).await;
+    let slice = Slice::of(0..3, |seq| format!("row {seq}"));
+
+    let failure = slice.deliver(&mut node.poster(|_| {})).await.unwrap_err();
+
+    assert_eq!(failure.kind, FailureKind::Unreachable { retry_after: None });
+    assert!(failure.words.contains("is there a login page in between?"), "{failure}");
+}
+
 fn refuse_bad_rows(request: &Request) -> Answer {
     Answer::Status(if request.rows.iter().any(|(_, payload)| payload == "bad") { 500 } else { 200 })
 }
@@ -294,6 +305,8 @@ enum Answer {
     HangUp,
     /// Takes the rows and says nothing.
     Silence,
+    /// Is no node: a hotspot that wants a login, with status 200.
+    LoginPage,
 }
 
 /// A request that the node has heard.
@@ -406,6 +419,11 @@ async fn serve(shared: &Shared, socket: &mut BufReader<TcpStream>) -> bool {
     match answer {
         Answer::Status(status) => {
             let answer = format!("HTTP/1.1 {status} x\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n");
+            socket.write_all(answer.as_bytes()).await.is_ok()
+        }
+        Answer::LoginPage => {
+            let page = "<html><body>Please log in.</body></html>";
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{page}", page.len());
             socket.write_all(answer.as_bytes()).await.is_ok()
         }
         Answer::Silence => std::future::pending().await,
