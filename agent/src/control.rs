@@ -137,7 +137,7 @@ async fn answer(stream: UnixStream, shared: &Arc<Shared>) -> Result<()> {
                 Err(error) => Err(error),
             }
         }
-        Ok(ControlRequest::Sync) => match make(shared, Sync::start).await {
+        Ok(ControlRequest::Sync) => match make(shared, |shared| Ok(Sync::start(shared))).await {
             Ok(sync) => return tell(&sync, &mut writing).await,
             Err(error) => Err(error),
         },

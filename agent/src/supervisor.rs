@@ -112,7 +112,7 @@ impl Agent {
         let datasets = names_and_ids(&config, &ids);
         let retention = Retention::new(&store.spool, &store.fs, &root, &datasets, &config.upstreams, kept);
         let retention = Arc::new(retention);
-        let upstreams = start_upstreams(&config, &store, &ids, (&backlog, &bell), &retention, &failing)?;
+        let upstreams = start_upstreams(&config, &store, &datasets, (&backlog, &bell), &retention, &failing)?;
         let shared = Arc::new(Shared {
             config,
             spool: store.spool.clone(),
@@ -348,12 +348,11 @@ fn start_sealer(
 fn start_upstreams(
     config: &Config,
     store: &Store,
-    ids: &[DatasetId],
+    datasets: &[(String, DatasetId)],
     (backlog, bell): (&Arc<Backlog>, &Arc<Bell>),
     retention: &Arc<Retention>,
     failing: &mpsc::Sender<anyhow::Error>,
 ) -> Result<Vec<Part>> {
-    let datasets = names_and_ids(config, ids);
     let mut parts = Vec::new();
     for (number, (upstream, progress)) in config.upstreams.iter().zip(backlog.upstreams()).enumerate() {
         let delivery = Delivery {

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::status::Shared;
@@ -45,11 +44,8 @@ pub struct Sync {
 }
 
 impl Sync {
-    /// Seals what waits and urges every delivery. Blocks while it seals.
-    ///
-    /// # Errors
-    /// None so far: what cannot be sealed is a problem of the report.
-    pub fn start(shared: &Shared) -> Result<Self> {
+    /// Seals what waits and urges every delivery. Blocks while it seals; what cannot be sealed is a problem of the report.
+    pub fn start(shared: &Shared) -> Self {
         // One dataset that cannot be sealed does not keep the others from being delivered.
         let unsealed = shared.sealing.seal_all(SEAL_ALL_MAX).err().map(|error| format!("{error:#}"));
         let chains = shared.sealing.chains();
@@ -60,7 +56,7 @@ impl Sync {
         });
         let (progress, goals): (Vec<Arc<Progress>>, _) = (shared.progress.clone(), goals.collect());
         let before = progress.iter().map(|progress| progress.report()).collect();
-        Ok(Self { progress, goals, before, unsealed, urge: shared.bell.urge() })
+        Self { progress, goals, before, unsealed, urge: shared.bell.urge() }
     }
 
     /// Waits a little and tells how far it is.

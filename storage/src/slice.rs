@@ -3,7 +3,7 @@
 //! The same rows give the same bytes, however they are cut into batches, so that a seal which is repeated after a crash
 //! finds the file it had begun. Parquet cuts its pages by how rows are handed to the writer; hence rows are handed on
 //! in pieces of exactly [`PIECE_ROWS`], counted from the first row of the slice, and everything else that could vary is
-//! pinned in `profile`. [`CREATED_BY`] names that profile: change one and the other changes too.
+//! pinned in [`row_profile`] and `profile`. [`CREATED_BY`] names that profile: change one and the other changes too.
 //!
 //! Memory is bounded by one row group of encoded pages plus one piece, not by the size of the slice.
 //!
@@ -27,7 +27,7 @@ use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding};
 use parquet::errors::ParquetError;
-use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion};
 use parquet::schema::types::ColumnPath;
 use sha3::{Digest as _, Sha3_256};
 
@@ -196,29 +196,33 @@ impl From<ParquetError> for SliceError {
     }
 }
 
-/// The pinned profile. Positions and times grow steadily: delta encoding halves the file, and a dictionary would only be
-/// in its way. All else has a dictionary, as topics and device names repeat.
+/// The profile of a slice, pinned.
 fn profile(schema: &SchemaRef) -> WriterProperties {
+    row_profile(schema, CREATED_BY).set_statistics_enabled(EnabledStatistics::Chunk).build()
+}
+
+/// How rows of a dataset are written to Parquet, by whatever writer. Positions and times grow steadily: delta encoding
+/// halves the file, and a dictionary would only be in its way. All else has a dictionary, as topics and device names
+/// repeat.
+#[must_use]
+pub fn row_profile(schema: &SchemaRef, created_by: &str) -> WriterPropertiesBuilder {
     let profile = WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_1_0)
-        .set_created_by(CREATED_BY.to_owned())
+        .set_created_by(created_by.to_owned())
         .set_compression(Compression::SNAPPY)
         .set_dictionary_enabled(true)
-        .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES_MAX));
     let growing = schema.fields().iter().filter(|field| {
         matches!(field.name().as_str(), "offset" | "seq") || matches!(field.data_type(), DataType::Timestamp(..))
     });
-    growing
-        .fold(profile, |profile, field| {
-            // One path element: a '.' in a column's name does not nest.
-            let column = ColumnPath::new(vec![field.name().clone()]);
-            profile
-                .set_column_dictionary_enabled(column.clone(), false)
-                .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED)
-        })
-        .build()
+    growing.fold(profile, |profile, field| {
+        // One path element: a '.' in a column's name does not nest.
+        let column = ColumnPath::new(vec![field.name().clone()]);
+        profile
+            .set_column_dictionary_enabled(column.clone(), false)
+            .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED)
+    })
 }
 
 /// The types that datasets use; all of them have a logical hash.

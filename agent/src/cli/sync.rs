@@ -88,7 +88,7 @@ fn deliver(loaded: Loaded, bar: &mut Bar) -> Result<SyncReport> {
 
 async fn until_done(agent: &Agent, bar: &mut Bar) -> Result<SyncReport> {
     let shared = std::sync::Arc::clone(agent.shared());
-    let sync = tokio::task::spawn_blocking(move || Sync::start(&shared)).await??;
+    let sync = tokio::task::spawn_blocking(move || Sync::start(&shared)).await?;
     loop {
         let report = sync.next().await;
         bar.show(&report);

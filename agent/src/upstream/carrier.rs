@@ -113,8 +113,7 @@ impl ChainCarrier {
         format!("{}/{dataset}", self.url.trim_end_matches('/'))
     }
 
-    /// The head of a dataset there; none: there is no such dataset yet.
-    /// `delivered` as of [`Carrier::reach`].
+    /// The head of a dataset there; none: there is no such dataset yet. `delivered` as of [`Carrier::reach`].
     pub(super) async fn head(
         &self,
         dataset: &str,

@@ -18,18 +18,15 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray as _, BooleanArray, RecordBatchReader as _};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Int64Type, SchemaRef};
+use arrow::datatypes::{Int64Type, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
-use forebay_storage::slice::{ROW_GROUP_BYTES_MAX, ROW_GROUP_ROWS};
+use forebay_storage::slice::row_profile;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection};
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
-use parquet::basic::{Compression, Encoding};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
-use parquet::file::properties::{WriterProperties, WriterVersion};
-use parquet::schema::types::ColumnPath;
 
 use super::ndjson::Lines;
 use crate::config::IngestFormat;
@@ -38,6 +35,8 @@ use crate::config::IngestFormat;
 const RESERVED: [&str; 3] = ["offset", "op", "system_time"];
 /// Name of the column that identifies a row within its gateway.
 pub(super) const SEQ: &str = "seq";
+/// The writer as the file names it, with the number of its profile.
+const CREATED_BY: &str = "forebay-ingest/1";
 /// Rows in memory at a time, at the most.
 const READ_ROWS_MAX: u64 = 4_096;
 /// Bytes in memory at a time, by the mean size of a row in the row group where they are largest.
@@ -201,7 +200,8 @@ impl<W: Write + Send> Body<W> {
         Ok(match format {
             IngestFormat::NdJson => Self::Lines(Lines::new(schema), file),
             IngestFormat::Parquet => {
-                let options = ArrowWriterOptions::new().with_properties(profile(schema)).with_skip_arrow_metadata(true);
+                let profile = row_profile(schema, CREATED_BY).build();
+                let options = ArrowWriterOptions::new().with_properties(profile).with_skip_arrow_metadata(true);
                 let writer = ArrowWriter::try_new_with_options(file, Arc::clone(schema), options);
                 Self::Parquet(Box::new(writer.map_err(io_error)?))
             }
@@ -223,27 +223,6 @@ impl<W: Write + Send> Body<W> {
     }
 }
 
-/// As a slice is written: what grows steadily as differences, everything else with a dictionary.
-fn profile(schema: &SchemaRef) -> WriterProperties {
-    let profile = WriterProperties::builder()
-        .set_writer_version(WriterVersion::PARQUET_1_0)
-        .set_created_by("forebay-ingest/1".to_owned())
-        .set_compression(Compression::SNAPPY)
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES_MAX));
-    let grows = |data_type: &DataType| matches!(data_type, DataType::Timestamp(..));
-    let growing = schema.fields().iter().filter(|field| field.name() == SEQ || grows(field.data_type()));
-    growing
-        .fold(profile, |profile, field| {
-            // One path element: a '.' in a column's name does not nest.
-            let column = ColumnPath::new(vec![field.name().clone()]);
-            profile
-                .set_column_dictionary_enabled(column.clone(), false)
-                .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED)
-        })
-        .build()
-}
-
 fn io_error(error: ParquetError) -> io::Error {
     match error {
         ParquetError::External(cause) => match cause.downcast::<io::Error>() {
@@ -259,9 +238,9 @@ mod tests {
     use std::io::Read as _;
 
     use arrow::array::*;
-    use arrow::datatypes::{Field, Schema, TimeUnit};
+    use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
     use bytes::Bytes;
-    use forebay_storage::slice::SliceWriter;
+    use forebay_storage::slice::{ROW_GROUP_ROWS, SliceWriter};
 
     use super::*;
 
