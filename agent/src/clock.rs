@@ -22,6 +22,12 @@ pub fn wall() -> SystemTime {
     SystemTime::now()
 }
 
+/// `CLOCK_MONOTONIC`, microseconds: what other programs of this machine read, too.
+pub fn monotonic_us() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(i128::from(time.tv_sec) * 1_000_000 + i128::from(time.tv_nsec) / 1_000).unwrap_or(0)
+}
+
 /// Wall-clock time, milliseconds since 1970.
 pub fn wall_ms() -> i64 {
     micros(wall()) / 1_000

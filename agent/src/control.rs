@@ -7,6 +7,7 @@
 //! {"command":"tail","filter":"temperature","lines":10,"follow":true}    a line a message
 //! {"command":"dead-letters","dataset":null,"seqs":[]}                     one line: a list of DeadLetterLine
 //! {"command":"sync"}                                                    a line each time: SyncReport, until it is done
+//! {"command":"reload"}                                                  one line: ReloadReport
 //! {"command":"export","dir":"/mnt/usb/b","upstream":null}                one line: Exported
 //! {"command":"replay-dead-letters","dataset":null,"seqs":[7]}             one line: Done; so does drop-dead-letters
 //! ```
@@ -23,7 +24,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tracing::{debug, warn};
 
 use crate::bundle::{self, Which};
@@ -58,6 +59,8 @@ pub enum ControlRequest {
     Tail(TailRequest),
     /// Deliver everything now.
     Sync,
+    /// Read the configuration again.
+    Reload,
     /// Seal what waits and write a bundle.
     Export {
         /// An absolute path.
@@ -128,19 +131,21 @@ async fn answer(stream: UnixStream, shared: &Arc<Shared>) -> Result<()> {
     let outcome = match serde_json::from_str(&line) {
         Ok(ControlRequest::Status) => respond(shared, |shared| shared.status()).await,
         Ok(ControlRequest::Verify { dataset }) => {
-            respond(shared, move |shared| verify::run(&shared.config, &shared.spool, dataset.as_deref())).await
+            respond(shared, move |shared| verify::run(&shared.running().config, &shared.spool, dataset.as_deref()))
+                .await
         }
         Ok(ControlRequest::Tail(request)) => {
             let is_followed = request.follow;
-            match make(shared, move |shared| Tail::start(&shared.config, &shared.spool, &request)).await {
+            match make(shared, move |shared| Tail::start(&shared.running().config, &shared.spool, &request)).await {
                 Ok(tail) => return follow(tail, is_followed, &mut reading, &mut writing).await,
                 Err(error) => Err(error),
             }
         }
         Ok(ControlRequest::Sync) => match make(shared, |shared| Ok(Sync::start(shared))).await {
-            Ok(sync) => return tell(&sync, &mut writing).await,
+            Ok(sync) => return tell(sync, &mut writing).await,
             Err(error) => Err(error),
         },
+        Ok(ControlRequest::Reload) => reload(shared).await,
         Ok(ControlRequest::Export { dir, which }) => {
             respond(shared, move |shared| bundle::export_from(shared, &dir, &which)).await
         }
@@ -148,8 +153,10 @@ async fn answer(stream: UnixStream, shared: &Arc<Shared>) -> Result<()> {
             respond(shared, move |shared| dead_letters::list(&shared.spool, &which)).await
         }
         Ok(ControlRequest::ReplayDeadLetters(which)) => {
-            respond(shared, move |shared| dead_letters::replay(&shared.config, &shared.spool, &shared.writer, &which))
-                .await
+            respond(shared, move |shared| {
+                dead_letters::replay(&shared.running().config, &shared.spool, &shared.writer, &which)
+            })
+            .await
         }
         Ok(ControlRequest::DropDeadLetters(which)) => {
             respond(shared, move |shared| dead_letters::drop(&shared.spool, &which)).await
@@ -166,23 +173,30 @@ async fn answer(stream: UnixStream, shared: &Arc<Shared>) -> Result<()> {
 
 async fn respond<T: Serialize + Send + 'static>(
     shared: &Arc<Shared>,
-    answer: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
+    answer: impl FnOnce(&Arc<Shared>) -> Result<T> + Send + 'static,
 ) -> Result<String> {
     Ok(serde_json::to_string(&make(shared, answer).await?)?)
+}
+
+async fn reload(shared: &Shared) -> Result<String> {
+    let reloads = shared.reloads.get().context("this agent does not read its configuration again")?;
+    let (asking, answer) = oneshot::channel();
+    reloads.send(asking).await.ok().context("the agent is stopping")?;
+    Ok(serde_json::to_string(&answer.await.context("the agent is stopping")?)?)
 }
 
 /// Answers that read the disk are made off the threads that serve devices.
 async fn make<T: Send + 'static>(
     shared: &Arc<Shared>,
-    answer: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
+    answer: impl FnOnce(&Arc<Shared>) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let shared = Arc::clone(shared);
     tokio::task::spawn_blocking(move || answer(&shared)).await?
 }
 
-async fn tell(sync: &Sync, writing: &mut (impl AsyncWrite + Unpin)) -> Result<()> {
+async fn tell(mut sync: Sync, writing: &mut (impl AsyncWrite + Unpin)) -> Result<()> {
     loop {
-        let report = sync.next().await;
+        let report = sync.next().await?;
         writing.write_all(format!("{}\n", serde_json::to_string(&report)?).as_bytes()).await?;
         if report.done {
             return Ok(());

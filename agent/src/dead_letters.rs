@@ -42,8 +42,11 @@ pub struct DeadLetterLine {
     pub dataset: Option<String>,
     /// Topic Name.
     pub topic: String,
-    /// Client Identifier.
+    /// Client Identifier; of a message from a source: the source's name.
     pub client_id: String,
+    /// The source that it came from, if any.
+    #[serde(default)]
+    pub source: Option<String>,
     /// Why it is no row.
     pub reason: String,
     /// The payload, if it is text.
@@ -108,7 +111,7 @@ pub fn replay(
             continue;
         }
         let topic = String::from_utf8_lossy(&letter.message.topic).into_owned();
-        let Some(route) = router.route(&topic) else {
+        let Some(route) = router.route(&topic, letter.message.publisher().source()) else {
             done.left += 1;
             continue;
         };
@@ -117,7 +120,7 @@ pub fn replay(
         message.captures = route.captures;
         let (outcomes, mut answers) = mpsc::unbounded_channel();
         let ticket = Ticket::new(0, outcomes, None);
-        let request = Request::Append { message, packet_id: None, ticket };
+        let request = Request::Append { message, packet_id: None, retained_once: false, ticket };
         let writer = writer.upgrade().context("the agent is stopping")?;
         writer.blocking_send(request).ok().context("the agent is stopping")?;
         match answers.blocking_recv() {
@@ -184,7 +187,8 @@ fn line(letter: &DeadLetter, dataset: Option<&String>) -> DeadLetterLine {
         received_at: received_at.to_rfc3339_opts(SecondsFormat::Millis, true),
         dataset: dataset.cloned(),
         topic: String::from_utf8_lossy(&message.topic).into_owned(),
-        client_id: message.client_id.to_string(),
+        client_id: message.publisher().name().to_owned(),
+        source: message.publisher().source().map(str::to_owned),
         reason: letter.reason.clone(),
         text,
         hex,

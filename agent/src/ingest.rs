@@ -1,10 +1,10 @@
 //! Where the broker and the storage meet, and the only place that knows both.
 //!
 //! ```text
-//! broker ──Inbound, Ticket──▶ route ──Request, Ticket──▶ spool writer (one commit) ──▶ Ticket resolved
+//! broker, sources ──Inbound, Ticket──▶ route ──Request, Ticket──▶ spool writer (one commit) ──▶ Ticket resolved
 //! ```
 //!
-//! Both channels are bounded: a writer that is busy stops this loop, which stops the broker from reading sockets. A
+//! All channels are bounded: a writer that is busy stops this loop, which stops broker and sources from reading sockets. A
 //! message is not copied on its way: topic and payload share the read buffer until their commit, which bounds what they
 //! keep alive to `limits.unstored_bytes_max` and `limits.unstored_messages_max`.
 
@@ -13,14 +13,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use forebay_broker::inbound::{Inbound, InboundPublish, Outcome, Refusal, Ticket};
 use forebay_storage::dead_letter::NO_DATASET;
-use forebay_storage::message::{Flags, Message};
+use forebay_storage::message::{Flags, Message, Publisher};
 use forebay_storage::position::DatasetId;
 use forebay_storage::spool::{self, Request};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::{self, Clock};
-use crate::config::OnRefused;
+use crate::config::{Config, OnRefused};
 use crate::route::Router;
 
 /// How many messages are taken from the broker at once.
@@ -29,15 +29,27 @@ const TAKEN_MAX: usize = 256;
 /// Reason of a dead letter whose topic no dataset takes.
 pub const NO_DATASET_REASON: &str = "no dataset takes this topic";
 
-/// What ingest has to know.
+/// Reason of a dead letter whose client may not publish to its topic.
+pub const NOT_AUTHORIZED_REASON: &str = "the access control list does not let this client publish to this topic";
+
+/// Where messages go. A reload replaces it whole: what was routed before goes where it went.
 #[derive(Debug)]
-pub struct Ingest {
+pub struct Routes {
     /// Topic to dataset.
     pub router: Router,
     /// Ids of the datasets, in the order of the configuration.
     pub datasets: Vec<DatasetId>,
+    /// For each of them: whether a retained value that a source sends again is stored once.
+    pub retained_once: Vec<bool>,
     /// What becomes of a message without a dataset from a client that cannot be told.
     pub on_refused: OnRefused,
+}
+
+/// What ingest has to know.
+#[derive(Debug)]
+pub struct Ingest {
+    /// Where messages go from now on.
+    pub routes: watch::Receiver<Routes>,
     /// Whether the wall clock is right.
     pub clock: Arc<Clock>,
     /// What happened so far.
@@ -52,14 +64,16 @@ pub struct Counters {
     unavailable: AtomicU64,
     no_dataset_refused: AtomicU64,
     no_dataset_dead_letters: AtomicU64,
+    not_authorized_refused: AtomicU64,
+    not_authorized_dead_letters: AtomicU64,
 }
 
 /// [`Counters`] at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
-    /// Messages that the broker accepted.
+    /// Messages that the broker accepted or a source brought.
     pub received: u64,
-    /// Answers "it is on disk", releases and sessions included.
+    /// Answers "it is on disk", releases, sessions and probes included.
     pub stored: u64,
     /// Answers "not now".
     pub unavailable: u64,
@@ -67,6 +81,12 @@ pub struct Totals {
     pub no_dataset_refused: u64,
     /// Messages of no dataset, acknowledged and kept as dead letters.
     pub no_dataset_dead_letters: u64,
+    /// Messages that their clients may not publish, refused.
+    #[serde(default)]
+    pub not_authorized_refused: u64,
+    /// Messages that their clients may not publish, acknowledged and kept as dead letters.
+    #[serde(default)]
+    pub not_authorized_dead_letters: u64,
 }
 
 impl Counters {
@@ -79,6 +99,8 @@ impl Counters {
             unavailable: load(&self.unavailable),
             no_dataset_refused: load(&self.no_dataset_refused),
             no_dataset_dead_letters: load(&self.no_dataset_dead_letters),
+            not_authorized_refused: load(&self.not_authorized_refused),
+            not_authorized_dead_letters: load(&self.not_authorized_dead_letters),
         }
     }
 
@@ -93,33 +115,50 @@ impl Counters {
     }
 }
 
+impl Routes {
+    /// To these datasets, with their ids in the same order.
+    pub fn new(config: &Config, datasets: &[(String, DatasetId)]) -> Self {
+        Self {
+            router: Router::new(&config.datasets),
+            datasets: datasets.iter().map(|(_, id)| *id).collect(),
+            retained_once: config.datasets.iter().map(|dataset| dataset.retained_once).collect(),
+            on_refused: config.on_refused,
+        }
+    }
+}
+
 impl Ingest {
-    /// Moves what the broker accepts to the spool, until the broker has gone, the writer has, or `stop` comes and nothing
-    /// is left.
+    /// Moves what the broker accepts and the sources bring to the spool, until both have gone, the writer has, or `stop`
+    /// comes and nothing is left. `probes` go the same way, for whoever wants to know that it is open.
     pub async fn run(
         self,
         mut inbound: mpsc::Receiver<Inbound>,
+        mut sources: mpsc::Receiver<Inbound>,
+        mut probes: mpsc::Receiver<Ticket>,
         spool: mpsc::Sender<Request<Ticket>>,
         mut stop: oneshot::Receiver<()>,
     ) {
         let taken_max = TAKEN_MAX.min(spool.max_capacity());
         let mut taken = Vec::with_capacity(taken_max);
+        let mut from_sources = Vec::new();
         let mut requests = Vec::with_capacity(taken_max);
-        let mut stopping = false;
+        let (mut stopping, mut devices_left, mut sources_left) = (false, true, true);
         loop {
-            let count = tokio::select! {
-                biased;
+            // Not biased: a flood of devices must not silence the sources, nor they it.
+            tokio::select! {
                 _ = &mut stop, if !stopping => {
                     stopping = true;
                     inbound.close();
-                    continue;
+                    sources.close();
                 }
-                count = inbound.recv_many(&mut taken, taken_max) => count,
-            };
-            if count == 0 {
+                count = inbound.recv_many(&mut taken, taken_max), if devices_left => devices_left = count > 0,
+                count = sources.recv_many(&mut from_sources, taken_max), if sources_left => sources_left = count > 0,
+                Some(ticket) = probes.recv() => requests.push(Request::Probe { ticket }),
+            }
+            if !devices_left && !sources_left {
                 return;
             }
-            requests.extend(taken.drain(..).filter_map(|inbound| self.request(inbound)));
+            requests.extend(taken.drain(..).chain(from_sources.drain(..)).filter_map(|inbound| self.request(inbound)));
             if requests.is_empty() {
                 continue;
             }
@@ -146,30 +185,50 @@ impl Ingest {
 
     fn publish(&self, publish: InboundPublish) -> Option<Request<Ticket>> {
         self.counters.received.fetch_add(1, Ordering::Relaxed);
-        let Some(route) = self.router.route(publish.topic.as_str()) else {
-            return self.without_dataset(publish);
+        let source = Publisher::of(&publish.client_id).source();
+        let is_from_source = source.is_some();
+        let routes = self.routes.borrow();
+        if !publish.is_authorized {
+            return self.refuse(publish, Refusal::NotAuthorized, is_from_source, routes.on_refused);
+        }
+        let Some(route) = routes.router.route(publish.topic.as_str(), source) else {
+            return self.refuse(publish, Refusal::NoDataset, is_from_source, routes.on_refused);
         };
         let packet_id = publish.packet_id.map(std::num::NonZero::get);
-        let (mut message, ticket) = self.message(publish, self.datasets[route.dataset]);
+        let retained_once = is_from_source && routes.retained_once[route.dataset];
+        let (mut message, ticket) = self.message(publish, routes.datasets[route.dataset]);
         message.captures = route.captures;
-        Some(Request::Append { message, packet_id, ticket })
+        Some(Request::Append { message, packet_id, retained_once, ticket })
     }
 
-    fn without_dataset(&self, publish: InboundPublish) -> Option<Request<Ticket>> {
-        tracing::debug!(
-            client_id = &*publish.client_id,
-            topic = publish.topic.as_str(),
-            "No dataset takes this topic."
-        );
-        if publish.can_be_told || self.on_refused == OnRefused::Disconnect {
-            self.counters.no_dataset_refused.fetch_add(1, Ordering::Relaxed);
-            publish.ticket.resolve(Outcome::Refused(Refusal::NoDataset));
+    /// A broker cannot be told that we do not want what we subscribed to.
+    fn refuse(
+        &self,
+        publish: InboundPublish,
+        refusal: Refusal,
+        is_from_source: bool,
+        on_refused: OnRefused,
+    ) -> Option<Request<Ticket>> {
+        let (reason, refused, kept) = match refusal {
+            Refusal::NotAuthorized => (
+                NOT_AUTHORIZED_REASON,
+                &self.counters.not_authorized_refused,
+                &self.counters.not_authorized_dead_letters,
+            ),
+            Refusal::NoDataset | Refusal::PayloadInvalid => {
+                (NO_DATASET_REASON, &self.counters.no_dataset_refused, &self.counters.no_dataset_dead_letters)
+            }
+        };
+        tracing::debug!(client_id = &*publish.client_id, topic = publish.topic.as_str(), reason, "Not taken.");
+        if !is_from_source && (publish.can_be_told || on_refused == OnRefused::Disconnect) {
+            refused.fetch_add(1, Ordering::Relaxed);
+            publish.ticket.resolve(Outcome::Refused(refusal));
             return None;
         }
-        self.counters.no_dataset_dead_letters.fetch_add(1, Ordering::Relaxed);
+        kept.fetch_add(1, Ordering::Relaxed);
         let packet_id = publish.packet_id.map(std::num::NonZero::get);
         let (message, ticket) = self.message(publish, NO_DATASET);
-        Some(Request::DeadLetter { message, reason: NO_DATASET_REASON.into(), packet_id, ticket })
+        Some(Request::DeadLetter { message, reason: reason.into(), packet_id, retained_once: is_from_source, ticket })
     }
 
     fn message(&self, publish: InboundPublish, dataset: DatasetId) -> (Message, Ticket) {
@@ -195,9 +254,9 @@ impl Ingest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
     use bytes::Bytes;
     use forebay_broker::packet::{QoS, Topic};
+    use forebay_storage::message::source_client_id;
     use std::path::Path;
     use std::time::SystemTime;
     use tokio::sync::mpsc::UnboundedReceiver;
@@ -240,6 +299,25 @@ mod tests {
     }
 
     #[test]
+    fn what_a_client_may_not_publish_is_refused_or_kept_where_nobody_takes_it_for_a_reading() {
+        let ingest = ingest(OnRefused::DeadLetter);
+        let (mut told, mut outcomes) = publish("site/oslo/temp", true);
+        told.is_authorized = false;
+        let (mut untold, _) = publish("site/oslo/temp", false);
+        untold.is_authorized = false;
+
+        let refused = ingest.request(Inbound::Publish(told));
+        let kept = ingest.request(Inbound::Publish(untold));
+
+        assert!(refused.is_none());
+        assert_eq!(outcomes.try_recv().unwrap(), (1, Outcome::Refused(Refusal::NotAuthorized)));
+        let Some(Request::DeadLetter { message, reason, .. }) = kept else { panic!("{kept:?}") };
+        assert_eq!((message.dataset, &*reason), (NO_DATASET, NOT_AUTHORIZED_REASON));
+        let totals = ingest.counters.totals();
+        assert_eq!((totals.not_authorized_refused, totals.not_authorized_dead_letters), (1, 1));
+    }
+
+    #[test]
     fn or_its_connection_is_closed_if_the_configuration_says_so() {
         let (publish, mut outcomes) = publish("other", false);
 
@@ -249,12 +327,39 @@ mod tests {
         assert_eq!(outcomes.try_recv().unwrap(), (1, Outcome::Refused(Refusal::NoDataset)));
     }
 
+    #[test]
+    fn a_retained_value_of_a_source_is_stored_once_and_of_a_device_as_often_as_it_publishes() {
+        let retained_once = |client_id: Arc<str>| {
+            let (mut publish, _) = publish("site/oslo/temp", true);
+            publish.client_id = client_id;
+            match ingest(OnRefused::DeadLetter).request(Inbound::Publish(publish)) {
+                Some(Request::Append { retained_once, .. }) => retained_once,
+                request => panic!("{request:?}"),
+            }
+        };
+
+        assert!(retained_once(source_client_id("plant")));
+        assert!(!retained_once("plant".into()));
+    }
+
+    #[test]
+    fn a_source_is_never_refused_what_no_dataset_takes() {
+        let (mut publish, _) = publish("other", true);
+        publish.client_id = source_client_id("plant");
+
+        let request = ingest(OnRefused::Disconnect).request(Inbound::Publish(publish));
+
+        assert!(matches!(request, Some(Request::DeadLetter { retained_once: true, .. })), "{request:?}");
+    }
+
     #[tokio::test]
     async fn what_the_broker_accepts_reaches_the_spool_in_order() {
         let (to_ingest, inbound) = mpsc::channel(8);
+        let (_source, sources) = mpsc::channel(8);
         let (to_spool, mut spool) = mpsc::channel(2);
+        let (_, probes) = mpsc::channel(1);
         let (stop, stopped) = oneshot::channel();
-        let loop_task = tokio::spawn(ingest(OnRefused::DeadLetter).run(inbound, to_spool, stopped));
+        let loop_task = tokio::spawn(ingest(OnRefused::DeadLetter).run(inbound, sources, probes, to_spool, stopped));
 
         for topic in ["site/a/temp", "site/bb/temp", "site/ccc/temp", "other", "site/d/temp"] {
             to_ingest.send(Inbound::Publish(publish(topic, true).0)).await.unwrap();
@@ -272,13 +377,8 @@ mod tests {
     fn ingest(on_refused: OnRefused) -> Ingest {
         let text = "[[dataset]]\nname = \"t\"\nformat = \"text\"\ntopics = [\"site/{site}/temp\"]\n";
         let config = Config::parse(text, Path::new("t")).unwrap();
-        Ingest {
-            router: Router::new(&config.datasets),
-            datasets: vec![DatasetId(7)],
-            on_refused,
-            clock: Arc::default(),
-            counters: Arc::default(),
-        }
+        let routes = Routes::new(&Config { on_refused, ..config }, &[("t".to_owned(), DatasetId(7))]);
+        Ingest { routes: watch::channel(routes).1, clock: Arc::default(), counters: Arc::default() }
     }
 
     fn publish(topic: &str, can_be_told: bool) -> (InboundPublish, UnboundedReceiver<(u64, Outcome)>) {
@@ -286,6 +386,7 @@ mod tests {
         let publish = InboundPublish {
             client_id: "device".into(),
             user_name: None,
+            is_authorized: true,
             topic: Topic::new(Bytes::copy_from_slice(topic.as_bytes())).unwrap(),
             payload: Bytes::from_static(b"1"),
             qos: QoS::AtLeastOnce,

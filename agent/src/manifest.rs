@@ -318,11 +318,18 @@ content:
     #[test]
     fn every_type_and_every_column_can_be_declared() {
         let words = "Bool Int8 Int16 Int32 Int64 UInt8 UInt16 UInt32 UInt64 Float32 Float64 String Binary Date Timestamp \
-                     Timestamp(s) Json";
+                     Timestamp(utc) Timestamp(s) Json";
         let mut spec = DatasetSpec::messages();
         spec.fields = words.split_whitespace().map(|word| FieldSpec::parse(word, word).unwrap()).collect();
-        spec.envelope =
-            Envelope { topic: true, client_id: true, qos: true, retain: true, received_at: true, clock: true };
+        spec.envelope = Envelope {
+            topic: true,
+            client_id: true,
+            qos: true,
+            retain: true,
+            received_at: true,
+            clock: true,
+            source: true,
+        };
         spec.extra = true;
 
         let odf = parsed(&text(&spec, "gw", ODF).unwrap());

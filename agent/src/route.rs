@@ -12,7 +12,15 @@ use crate::config::Dataset;
 /// Patterns in file order.
 #[derive(Clone, Debug)]
 pub struct Router {
-    routes: Vec<(TopicPattern, usize)>,
+    routes: Vec<Entry>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    pattern: TopicPattern,
+    dataset: usize,
+    /// Takes messages of this source only.
+    source: Option<String>,
 }
 
 /// Where a topic goes.
@@ -43,31 +51,43 @@ impl Router {
         let routes = datasets
             .iter()
             .enumerate()
-            .flat_map(|(index, dataset)| dataset.topics.iter().map(move |pattern| (pattern.clone(), index)))
+            .flat_map(|(index, dataset)| {
+                dataset.topics.iter().map(move |pattern| Entry {
+                    pattern: pattern.clone(),
+                    dataset: index,
+                    source: dataset.source.clone(),
+                })
+            })
             .collect();
         Self { routes }
     }
 
-    /// Where `topic` goes, if any dataset takes it.
-    pub fn route(&self, topic: &str) -> Option<Route> {
-        self.routes.iter().find_map(|(pattern, dataset)| {
-            let captures = pattern.captures_of(topic)?;
-            Some(Route { dataset: *dataset, captures })
+    /// Where `topic` goes, if any dataset takes it. `source`: whence it comes, if not from a device.
+    pub fn route(&self, topic: &str, source: Option<&str>) -> Option<Route> {
+        self.routes.iter().find_map(|entry| {
+            if entry.source.is_some() && entry.source.as_deref() != source {
+                return None;
+            }
+            let captures = entry.pattern.captures_of(topic)?;
+            Some(Route { dataset: entry.dataset, captures })
         })
     }
 
     /// Patterns that never take a message. A pattern that several earlier ones cover only together is not found.
     pub fn shadowed(&self) -> Vec<Shadowed> {
         let mut shadowed = Vec::new();
-        for (position, (pattern, dataset)) in self.routes.iter().enumerate() {
+        for (position, entry) in self.routes.iter().enumerate() {
             let earlier = &self.routes[..position];
-            let by = earlier.iter().find(|(by, _)| covers(&by.to_string(), &pattern.to_string()));
-            if let Some((by_pattern, by_dataset)) = by {
+            let by = earlier.iter().find(|by| {
+                let takes_its_messages = by.source.is_none() || by.source == entry.source;
+                takes_its_messages && covers(by.pattern.as_str(), entry.pattern.as_str())
+            });
+            if let Some(by) = by {
                 shadowed.push(Shadowed {
-                    dataset: *dataset,
-                    pattern: pattern.to_string(),
-                    by_dataset: *by_dataset,
-                    by_pattern: by_pattern.to_string(),
+                    dataset: entry.dataset,
+                    pattern: entry.pattern.to_string(),
+                    by_dataset: by.dataset,
+                    by_pattern: by.pattern.to_string(),
                 });
             }
         }
@@ -83,7 +103,7 @@ enum Level<'a> {
 }
 
 /// Whether every topic of pattern `narrow` is a topic of pattern `wide`.
-fn covers(wide: &str, narrow: &str) -> bool {
+pub fn covers(wide: &str, narrow: &str) -> bool {
     let (wide, narrow) = (levels(wide), levels(narrow));
     let starts_with_wildcard = !matches!(wide.first(), Some(Level::Literal(_)));
     // [MQTT-4.7.2-1]: a leading wildcard does not take topics that begin with `$`.
@@ -97,6 +117,21 @@ fn covers_levels(wide: &[Level<'_>], narrow: &[Level<'_>]) -> bool {
         ([Level::Multi], _) | ([], []) => true,
         ([Level::Single, wide @ ..], [Level::Single | Level::Literal(_), narrow @ ..]) => covers_levels(wide, narrow),
         ([Level::Literal(a), wide @ ..], [Level::Literal(b), narrow @ ..]) if a == b => covers_levels(wide, narrow),
+        _ => false,
+    }
+}
+
+/// Whether some topic is one of both patterns, level by level. (That `$` needs a literal is not looked at.)
+pub fn overlaps(one: &str, other: &str) -> bool {
+    overlaps_levels(&levels(one), &levels(other))
+}
+
+fn overlaps_levels(one: &[Level<'_>], other: &[Level<'_>]) -> bool {
+    match (one, other) {
+        ([Level::Multi, ..], _) | (_, [Level::Multi, ..]) | ([], []) => true,
+        ([a, one @ ..], [b, other @ ..]) if a == b || *a == Level::Single || *b == Level::Single => {
+            overlaps_levels(one, other)
+        }
         _ => false,
     }
 }
@@ -136,7 +171,7 @@ mod tests {
         let router = router(&["site/{site}/temp", "site/#", "#"]);
 
         let datasets: Vec<_> = ["site/a/temp", "site/a/hum", "other", "$SYS/x"]
-            .map(|topic| router.route(topic).map(|route| route.dataset))
+            .map(|topic| router.route(topic, None).map(|route| route.dataset))
             .into();
 
         assert_eq!(datasets, [Some(0), Some(1), Some(2), None]);
@@ -145,7 +180,7 @@ mod tests {
     #[test]
     fn captures_are_ranges_of_the_topic() {
         let topic = "site/berlin/dev-7/temp";
-        let route = router(&["site/{site}/{device}/temp"]).route(topic).unwrap();
+        let route = router(&["site/{site}/{device}/temp"]).route(topic, None).unwrap();
 
         let captured: Vec<&str> =
             route.captures.iter().map(|range| &topic[usize::from(range.start)..usize::from(range.end)]).collect();
@@ -157,7 +192,7 @@ mod tests {
     fn without_a_dataset_every_topic_goes_to_messages() {
         let router = Router::new(&Config::default().datasets);
 
-        assert_eq!(router.route("anything/at/all").map(|route| route.dataset), Some(0));
+        assert_eq!(router.route("anything/at/all", None).map(|route| route.dataset), Some(0));
     }
 
     #[test]
@@ -166,6 +201,40 @@ mod tests {
 
         let pairs: Vec<_> = shadowed.iter().map(|s| (s.dataset, s.by_dataset)).collect();
         assert_eq!(pairs, [(1, 0), (3, 2)]);
+    }
+
+    #[test]
+    fn a_dataset_of_one_source_takes_nothing_of_others() {
+        let text = "
+            [[source]]
+            name = \"plant\"
+            url = \"mqtt://plant.example.com\"
+            [[dataset]]
+            name = \"plant\"
+            source = \"plant\"
+            format = \"text\"
+            topics = [\"#\"]
+            [[dataset]]
+            name = \"rest\"
+            format = \"text\"
+            topics = [\"#\"]
+        ";
+        let router = Router::new(&Config::parse(text, Path::new("t")).unwrap().datasets);
+
+        let dataset = |source| router.route("a/b", source).map(|route| route.dataset);
+
+        assert_eq!((dataset(Some("plant")), dataset(Some("office")), dataset(None)), (Some(0), Some(1), Some(1)));
+        assert_eq!(router.shadowed(), []);
+    }
+
+    #[test]
+    fn patterns_overlap_when_a_topic_is_one_of_both() {
+        for (one, other) in [("a/#", "a"), ("a/+/c", "{x}/b/#"), ("+/b", "a/{y}"), ("#", "a/b"), ("a", "a")] {
+            assert!(overlaps(one, other) && overlaps(other, one), "{one} and {other}");
+        }
+        for (one, other) in [("a/b", "a/c"), ("a/+", "a"), ("a/b/c", "+/b"), ("a/#", "b")] {
+            assert!(!overlaps(one, other) && !overlaps(other, one), "{one} and {other}");
+        }
     }
 
     #[test]

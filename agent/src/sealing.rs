@@ -31,7 +31,7 @@ pub struct Sealing {
     asked: AtomicU64,
     done: Mutex<u64>,
     did: Condvar,
-    /// The sealer's thread has ended.
+    /// Nothing is sealed any more.
     ended: AtomicBool,
     last_error: Mutex<Option<String>>,
 }
@@ -52,13 +52,6 @@ pub struct Chain {
 }
 
 impl Sealing {
-    /// What the repositories hold at the start.
-    pub fn new(sealer: &Sealer) -> Self {
-        let sealing = Self::default();
-        sealing.note(sealer);
-        sealing
-    }
-
     /// The chains by dataset name.
     pub fn chains(&self) -> BTreeMap<String, Chain> {
         lock(&self.datasets).clone()
@@ -87,7 +80,8 @@ impl Sealing {
         }
     }
 
-    fn note(&self, sealer: &Sealer) {
+    /// What the repositories hold.
+    pub fn note(&self, sealer: &Sealer) {
         let chains = sealer
             .datasets()
             .map(|dataset| (dataset.spec().name.clone(), Chain::of(dataset.repository().state(), dataset.sealed())));
@@ -101,8 +95,8 @@ impl Sealing {
         *lock(&self.last_error) = error.map(|error| error.to_string());
     }
 
-    /// Nobody waits for a sealer that has ended.
-    fn note_ended(&self) {
+    /// Nobody waits for a sealer that has ended for good. One that follows takes up what was asked for.
+    pub fn note_ended(&self) {
         let _done = lock(&self.done);
         self.ended.store(true, Ordering::SeqCst);
         self.did.notify_all();
@@ -131,24 +125,11 @@ impl Chain {
     }
 }
 
-/// Seals what is due until `stop`.
+/// Seals what is due until `stop`. It stops between two batches.
 ///
 /// # Errors
 /// When the spool must be opened again: the agent cannot go on.
 pub fn run(
-    mut sealer: Sealer,
-    spool: &Spool,
-    sealing: &Sealing,
-    backlog: &Backlog,
-    bell: &Bell,
-    stop: &AtomicBool,
-) -> Result<(), SealError> {
-    let ended = seal_until(&mut sealer, spool, sealing, backlog, bell, stop);
-    sealing.note_ended();
-    ended
-}
-
-fn seal_until(
     sealer: &mut Sealer,
     spool: &Spool,
     sealing: &Sealing,

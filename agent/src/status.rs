@@ -1,8 +1,7 @@
 //! What the agent knows of itself: gathered from its parts, or, when no agent runs, from the data directory alone.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -13,15 +12,18 @@ use forebay_storage::position::{DatasetId, Seq};
 use forebay_storage::spool::{Request, Spool};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::WeakSender;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::{self, Clock};
 use crate::config::Config;
 use crate::ingest::Counters;
+use crate::reload::ReloadReport;
 use crate::sealing::{Chain, Sealing};
+use crate::source::report::{Progress as SourceProgress, SourceReport};
 use crate::store::{Store, datasets_dir};
 use crate::upstream::backlog::Backlog;
 use crate::upstream::bell::Bell;
-use crate::upstream::report::{DeliveryReport, Progress};
+use crate::upstream::report::DeliveryReport;
 use crate::upstream::retention::Retention;
 
 /// Rates are averages over this time.
@@ -33,37 +35,51 @@ const CHUNKS_LOOKED_AT: usize = 4_096;
 /// Prefix of the counters of unknown fields that sealing keeps.
 const UNKNOWN_FIELD: &str = "unknown_field:";
 
+/// The configuration that is in force and the parts that serve it. A reload replaces it whole: who looks at it sees one
+/// configuration, and has its own as long as it holds it.
+#[derive(Debug)]
+pub struct Running {
+    /// The configuration.
+    pub config: Config,
+    /// Names of its datasets, in its order, and their ids in the spool.
+    pub datasets: Vec<(String, DatasetId)>,
+    /// What waits for the upstreams, and what is known of them.
+    pub backlog: Arc<Backlog>,
+    /// Wakes the deliveries.
+    pub bell: Arc<Bell>,
+    /// Lets slices go that every upstream has.
+    pub retention: Arc<Retention>,
+}
+
 /// The parts of a running agent that answer questions.
 #[derive(Debug)]
 pub struct Shared {
-    /// The configuration.
-    pub config: Config,
+    /// What a reload replaces.
+    pub running: RwLock<Arc<Running>>,
+    /// Who reads the configuration again when asked to, and says what came of it; none: nobody does.
+    pub reloads: OnceLock<mpsc::Sender<oneshot::Sender<ReloadReport>>>,
+    /// How the last reload went; none: there was none.
+    pub reloaded: Mutex<Option<ReloadReport>>,
     /// The spool.
     pub spool: Spool,
     /// The spool's writer, for what does not come from the broker. It does not keep the writer from ending.
     pub writer: WeakSender<Request<Ticket>>,
     /// The broker.
     pub broker: Broker,
+    /// The sources, in the order of the configuration.
+    pub sources: Vec<Arc<SourceProgress>>,
     /// Ingest's counters.
     pub counters: Arc<Counters>,
     /// Whether the wall clock is right.
     pub clock: Arc<Clock>,
     /// The sealer.
     pub sealing: Arc<Sealing>,
-    /// The upstreams.
-    pub progress: Vec<Arc<Progress>>,
-    /// Wakes the deliveries.
-    pub bell: Arc<Bell>,
-    /// What waits for the upstreams.
-    pub backlog: Arc<Backlog>,
-    /// Lets slices go that every upstream has.
-    pub retention: Arc<Retention>,
     /// Samples over time.
     pub rates: Rates,
     /// When the agent started.
     pub started: Instant,
     /// Where it listens, once it does.
-    pub bound: OnceLock<Vec<SocketAddr>>,
+    pub bound: OnceLock<Vec<String>>,
 }
 
 /// Samples of the last minute, one a second.
@@ -95,6 +111,12 @@ pub struct Status {
     pub clock_synchronised: Option<bool>,
     /// Addresses that devices connect to.
     pub listeners: Vec<String>,
+    /// How the last reload of the configuration went; none: there was none since the agent started.
+    #[serde(default)]
+    pub reload: Option<ReloadReport>,
+    /// Brokers that we subscribe to, in the order of the configuration.
+    #[serde(default)]
+    pub sources: Vec<SourceReport>,
     /// The broker's counters, by name.
     pub broker: BTreeMap<String, u64>,
     /// Messages refused or dropped since the agent started, by reason; those that are zero are left out.
@@ -165,6 +187,26 @@ struct Waiting {
 }
 
 impl Shared {
+    /// The configuration that is in force, and the parts that serve it.
+    pub fn running(&self) -> Arc<Running> {
+        Arc::clone(&self.running.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another configuration in force.
+    pub fn set_running(&self, running: Arc<Running>) {
+        *self.running.write().unwrap_or_else(PoisonError::into_inner) = running;
+    }
+
+    /// Takes note of how a reload went.
+    pub fn note_reload(&self, report: ReloadReport) {
+        *self.reloaded.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+    }
+
+    /// How the last reload went.
+    pub fn last_reload(&self) -> Option<ReloadReport> {
+        self.reloaded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Takes a sample of what rates are made of.
     pub fn sample(&self, at: Instant) {
         let usage = self.spool.usage();
@@ -174,29 +216,34 @@ impl Shared {
 
     /// Takes account of positions that something else than a delivery has moved, and wakes the deliveries.
     pub fn reread_positions(&self) -> Result<()> {
-        let chains = chains(&self.config, &self.spool)?;
-        self.backlog.reread(chains.into_iter(), &self.config.upstreams)?;
-        self.bell.ring();
+        let running = self.running();
+        let chains = chains(&running.config, &self.spool)?;
+        running.backlog.reread(chains.into_iter(), &running.config.upstreams)?;
+        running.bell.ring();
         Ok(())
     }
 
     /// Everything that is known.
     pub fn status(&self) -> Result<Status> {
         let now = clock::now();
-        let mut status = of_spool(&self.config, &self.spool, &self.sealing.chains())?;
+        let running = self.running();
+        let mut status = of_spool(&running.config, &self.spool, &self.sealing.chains())?;
         let broker = self.broker.stats();
         status.running = true;
         status.uptime_secs = Some(now.duration_since(self.started).as_secs());
         status.clock_synchronised = Some(self.clock.is_synchronised());
-        status.listeners = self.bound.get().into_iter().flatten().map(ToString::to_string).collect();
+        status.listeners = self.bound.get().cloned().unwrap_or_default();
+        status.reload = self.last_reload();
+        status.sources = self.sources.iter().map(|source| source.report()).collect();
         status.broker = broker.counters().map(|(name, count)| (name.to_owned(), count)).collect();
         status.broker.insert("connections_open".to_owned(), broker.connections_open);
+        status.broker.insert("connections_half_open".to_owned(), broker.connections_half_open);
         status.broker.insert("sessions_away".to_owned(), broker.sessions_away);
         status.refused = self.refused(&status.broker);
         status.spool.stored_per_sec = self.rates.stored_per_sec();
         let used = status.spool.bytes + status.spool.undelivered_bytes;
         status.spool.full_in_secs = self.rates.full_in_secs(used, status.spool.max_bytes);
-        status.upstreams = self.progress.iter().map(|progress| progress.report()).collect();
+        status.upstreams = running.backlog.upstreams().iter().map(|progress| progress.report()).collect();
         status.sealing_error = self.sealing.last_error();
         Ok(status)
     }
@@ -207,11 +254,14 @@ impl Shared {
         let of_broker = broker
             .iter()
             .filter(|(name, _)| {
-                ["refused", "malformed", "violations", "timeouts"].iter().any(|word| name.contains(word))
+                ["refused", "failed", "malformed", "violations", "timeouts", "half_open_dropped"]
+                    .iter()
+                    .any(|word| name.contains(word))
             })
             .map(|(name, count)| (name.clone(), *count));
         let ours = [
             ("no_dataset", totals.no_dataset_refused),
+            ("not_authorized", totals.not_authorized_refused),
             ("unavailable", totals.unavailable),
             ("spool_full", spool.refused_full),
             ("message_too_large", spool.messages_too_large),

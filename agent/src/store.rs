@@ -5,6 +5,7 @@
 //! <data_dir>/forebay.sock     how commands reach a running agent
 //! <data_dir>/spool/           messages that are not sealed yet
 //! <data_dir>/datasets/NAME/   one ODF repository a dataset
+//! <data_dir>/sources/         what brokers believe that we subscribe to
 //! <data_dir>/scratch/         requests being prepared; emptied at every start
 //! ```
 
@@ -32,6 +33,11 @@ pub struct Store {
 /// Where the datasets' repositories are.
 pub fn datasets_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("datasets")
+}
+
+/// Where each source's memory of its filters is.
+pub fn sources_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("sources")
 }
 
 /// Where requests are prepared; nothing in it outlives a start.

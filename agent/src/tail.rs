@@ -45,6 +45,9 @@ pub struct TailLine {
     pub topic: String,
     /// Client Identifier.
     pub client_id: String,
+    /// The source that it came from, if any.
+    #[serde(default)]
+    pub source: Option<String>,
     /// 0, 1 or 2.
     pub qos: u8,
     /// RETAIN flag.
@@ -134,7 +137,8 @@ impl Tail {
             received_at: received_at.to_rfc3339_opts(SecondsFormat::Millis, true),
             dataset: self.names.get(&message.dataset).cloned(),
             topic: String::from_utf8_lossy(&message.topic).into_owned(),
-            client_id: message.client_id.to_string(),
+            client_id: message.publisher().name().to_owned(),
+            source: message.publisher().source().map(str::to_owned),
             qos: message.flags.qos,
             retain: message.flags.retain,
             bytes: message.payload.len(),

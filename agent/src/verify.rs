@@ -52,15 +52,15 @@ pub struct DatasetReport {
 
 /// Verifies the spool, and one dataset or all.
 pub fn run(config: &Config, spool: &Spool, only: Option<&str>) -> Result<VerifyReport> {
-    let names: Vec<&str> = config.datasets.iter().map(|dataset| dataset.spec.name.as_str()).collect();
+    let root = datasets_dir(&config.data_dir);
+    let ids: BTreeMap<String, DatasetId> =
+        spool.datasets().context("read the datasets of the spool")?.into_iter().collect();
+    let names = names(config, &root, &ids);
     if let Some(only) = only
         && !names.contains(&only)
     {
         bail!("there is no dataset {only}; there are: {}", names.join(", "));
     }
-    let root = datasets_dir(&config.data_dir);
-    let ids: BTreeMap<String, DatasetId> =
-        spool.datasets().context("read the datasets of the spool")?.into_iter().collect();
     let released = |name: &str| ids.get(name).and_then(|id| spool.released(*id).ok()).unwrap_or_default();
     // Rows take minutes to read, and meanwhile an upstream may get what then goes: such a dataset is looked at again.
     let checked = |name: &str| {
@@ -90,6 +90,17 @@ pub fn run(config: &Config, spool: &Spool, only: Option<&str>) -> Result<VerifyR
         spool_gaps,
         datasets,
     })
+}
+
+/// The datasets that are here: those of the configuration, unless they never began, and those of an earlier one or of a
+/// manifest that was pulled.
+fn names<'a>(config: &'a Config, root: &Path, known: &'a BTreeMap<String, DatasetId>) -> Vec<&'a str> {
+    let mut names: Vec<&str> = config.datasets.iter().map(|dataset| dataset.spec.name.as_str()).collect();
+    names.retain(|name| known.contains_key(*name) || root.join(name).exists());
+    let others = known.keys().map(String::as_str).filter(|name| root.join(name).exists());
+    let others: Vec<&str> = others.filter(|name| !names.contains(name)).collect();
+    names.extend(others);
+    names
 }
 
 /// Verifies one dataset's directory, wherever it is.

@@ -39,7 +39,7 @@ async fn main() -> std::io::Result<()> {
             }
         }
     });
-    let listener = broker.listen(ListenerConfig { bind: ([127, 0, 0, 1], 0).into() }).await?;
+    let listener = broker.listen(([127, 0, 0, 1], 0).into(), ListenerConfig::default()).await?;
     if arguments.first().is_some_and(|first| first == "idle") {
         return measure_idle(listener.local_addr, number(1, 5_000)).await;
     }

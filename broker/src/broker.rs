@@ -2,22 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tracing::{info, warn};
+use tokio::net::UnixListener;
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tracing::{Instrument as _, info, info_span, warn};
 
+use crate::auth::{Access, Logins};
 use crate::config::{Limits, ListenerConfig};
-use crate::connection::{Connection, Handle, Peer};
+use crate::connecting::{Connecting, Entered};
+use crate::connection::{Connection, Entrance, Handle, Identity, Peer};
 use crate::inbound::{Inbound, InboundPublish, Outcome, Ticket};
 use crate::listener::{self, Listener};
 use crate::packet::PacketId;
+use crate::quota::{Origin, Quotas};
+use crate::reason::ConnectReason;
 use crate::registry::{Due, Registry};
 use crate::session::{DelayedWill, Publication, SessionState, StopReason, Submission};
-use crate::stats::{Snapshot, Stats};
+use crate::stats::{Gauge, Snapshot, Stats};
+use crate::tls::ServerTls;
 
 /// Ended sessions that the caretaker closes at once.
 const CLOSING_MAX: usize = 64;
@@ -40,6 +47,10 @@ pub struct Broker {
     shared: Arc<Shared>,
 }
 
+/// What a connection is made of.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
+
 /// What connections share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -52,11 +63,19 @@ pub(crate) struct Shared {
     pub(crate) connections: Arc<Semaphore>,
     /// Connections that are only there to be told that there are too many.
     pub(crate) refusals: Arc<Semaphore>,
+    pub(crate) connecting: Connecting<Arc<Handle>>,
+    pub(crate) addresses: Arc<Quotas<Origin>>,
+    pub(crate) users: Arc<Quotas<Arc<str>>>,
+    pub(crate) logins: Logins,
+    /// Bytes of packets that are not complete.
+    pub(crate) partial_bytes: Gauge,
+    access: RwLock<Arc<Access>>,
     registry: Mutex<Registry<Arc<Handle>>>,
     /// Something may be due earlier than the caretaker knows.
     due_changed: Notify,
     sessions_warning: Throttle,
     pub(crate) connections_warning: Throttle,
+    connecting_warning: Throttle,
     live: Mutex<BTreeMap<u64, Arc<Handle>>>,
     next_connection: AtomicU64,
 }
@@ -82,10 +101,17 @@ impl Broker {
             stopping: watch::Sender::new(false),
             connections: Arc::new(Semaphore::new(connections_max(&limits) as usize)),
             refusals: Arc::new(Semaphore::new(listener::REFUSALS_MAX)),
+            connecting: Connecting::new(limits.connecting_max),
+            addresses: Quotas::new(limits.connections_per_address_max),
+            users: Quotas::new(limits.connections_per_user_max),
+            logins: Logins::new(&limits),
+            partial_bytes: Gauge::default(),
+            access: RwLock::default(),
             registry: Mutex::new(registry),
             due_changed: Notify::new(),
             sessions_warning: Throttle::default(),
             connections_warning: Throttle::default(),
+            connecting_warning: Throttle::default(),
             live: Mutex::new(BTreeMap::new()),
             next_connection: AtomicU64::new(0),
             limits: Arc::new(limits),
@@ -94,18 +120,64 @@ impl Broker {
         (Self { shared }, receiver)
     }
 
-    /// Starts to accept connections, until [`Broker::shutdown`].
+    /// Starts to accept TCP connections at `bind`, until [`Broker::shutdown`]; port 0 takes a free one.
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub async fn listen(&self, config: ListenerConfig) -> io::Result<Listener> {
-        listener::listen(self.shared.clone(), &config)
+    pub async fn listen(&self, bind: SocketAddr, config: ListenerConfig) -> io::Result<Listener> {
+        listener::listen(self.shared.clone(), bind, config)
+    }
+
+    /// Starts to accept connections of this machine at a Unix socket that somebody else bound, until
+    /// [`Broker::shutdown`].
+    pub async fn listen_unix(&self, socket: UnixListener, config: ListenerConfig) {
+        listener::listen_unix(self.shared.clone(), socket, config);
     }
 
     /// Serves one connection that somebody else accepted, until it ends. `peer` names it in the log.
-    pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(&self, socket: S, peer: impl Into<Peer>) {
+    pub async fn serve<S: Stream>(&self, socket: S, peer: impl Into<Peer>) {
+        self.serve_as(socket, peer, &ListenerConfig::default()).await;
+    }
+
+    /// The same, as a listener with this configuration would.
+    pub async fn serve_as<S: Stream>(&self, socket: S, peer: impl Into<Peer>, config: &ListenerConfig) {
         let permit = self.shared.connections.clone().try_acquire_owned().ok();
-        serve(self.shared.clone(), socket, peer.into(), permit).await;
+        let refuse_all = permit.is_none().then_some(ConnectReason::ServerBusy);
+        serve(self.shared.clone(), socket, peer.into(), config, refuse_all).await;
+        drop(permit);
+    }
+
+    /// From now on clients are asked for this. Those that are connected go on, unless their password was changed or taken
+    /// away, or they may no longer be without one: they are told so (5.0) and closed. The access control list counts from
+    /// the next message on.
+    pub fn set_access(&self, access: Access) {
+        let access = Arc::new(access);
+        let before = {
+            let mut current = self.shared.access.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, access.clone())
+        };
+        self.revoke_unless(|identity| match &identity.user {
+            Some(user) if identity.is_by_password => access.has_same_password(&before, user),
+            Some(_) => true,
+            None => access.lets_anonymous_in(identity.allow_anonymous),
+        });
+    }
+
+    /// Closes connections whose client certificate is no longer accepted by what their listener has now.
+    pub fn revoke(&self, tls: &ServerTls) {
+        let (face, now) = (tls.face(), wall_clock());
+        self.revoke_unless(|identity| match &identity.certificate {
+            Some(certificate) if certificate.tls.is_same(tls) => face.accepts(&certificate.chain, now),
+            _ => true,
+        });
+    }
+
+    fn revoke_unless(&self, may_stay: impl Fn(&Identity) -> bool) {
+        self.shared.tell_all(|handle| {
+            if handle.identity().is_some_and(|identity| !may_stay(identity)) {
+                handle.stop(StopReason::Revoked);
+            }
+        });
     }
 
     /// What was counted so far.
@@ -113,6 +185,7 @@ impl Broker {
         let registry = lock(&self.shared.registry);
         Snapshot {
             connections_open: lock(&self.shared.live).len() as u64,
+            connections_half_open: self.shared.connecting.len() as u64,
             sessions_away: registry.sessions_away() as u64,
             sessions_dropped: registry.sessions_dropped(),
             ..self.shared.stats.snapshot()
@@ -143,25 +216,77 @@ impl Broker {
     }
 }
 
-/// Serves one connection. Without a permit there are too many, and it is told so.
-pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(
+/// Serves one connection; with `refuse_all`, only to say so.
+pub(crate) async fn serve<S: Stream>(
     shared: Arc<Shared>,
     socket: S,
     peer: Peer,
-    permit: Option<OwnedSemaphorePermit>,
+    config: &ListenerConfig,
+    refuse_all: Option<ConnectReason>,
 ) {
     let number = shared.next_connection.fetch_add(1, Ordering::Relaxed);
     let handle = Arc::new(Handle::default());
+    let entered = shared.connecting.enter(number, peer.origin(), handle.clone(), now());
+    if !matches!(entered, Entered::In) {
+        shared.stats.half_open_dropped.add(1);
+        if shared.connecting_warning.allows(now()) {
+            warn!(connecting_max = shared.limits.connecting_max, "Too many connections without CONNECT: closing some.");
+        }
+    }
+    match entered {
+        Entered::In => {}
+        Entered::InsteadOf(gone) => gone.abandon(),
+        Entered::Refused => return,
+    }
     lock(&shared.live).insert(number, handle.clone());
     if *shared.stopping.borrow() {
         handle.stop(StopReason::ShuttingDown);
     }
-    let is_busy = permit.is_none();
-    Connection::new(shared.clone(), handle, socket, peer, is_busy).run().await;
+    let entrance = Entrance {
+        number,
+        peer,
+        accepted_at: now(),
+        refuse_all,
+        allow_anonymous: config.allow_anonymous,
+        certificate: None,
+        certified: None,
+    };
+    if config.tls.is_none() && !config.websocket {
+        Connection::new(shared.clone(), handle, socket, entrance).run().await;
+    } else if let Some((socket, entrance)) = Box::pin(wrap(&shared, &handle, socket, entrance, config)).await {
+        // In a box, for a connection without TLS would hold the room of both.
+        Box::pin(Connection::new(shared.clone(), handle, socket, entrance).run()).await;
+    }
+    shared.connecting.leave(number);
     lock(&shared.live).remove(&number);
 }
 
+/// TLS and WebSocket, in time and unless the connection has to end before.
+async fn wrap<S: Stream>(
+    shared: &Shared,
+    handle: &Handle,
+    socket: S,
+    entrance: Entrance,
+    config: &ListenerConfig,
+) -> Option<(Box<dyn Stream>, Entrance)> {
+    let deadline = entrance.accepted_at + shared.limits.connect_timeout;
+    let span = info_span!("connection", peer = %entrance.peer);
+    let wrapped = listener::wrap(shared, socket, entrance, config).instrument(span);
+    tokio::select! {
+        () = handle.ended() => None,
+        () = sleep_until(Some(deadline)) => {
+            shared.stats.connect_timeouts.add(1);
+            None
+        }
+        wrapped = wrapped => wrapped,
+    }
+}
+
 impl Shared {
+    pub(crate) fn access(&self) -> Arc<Access> {
+        self.access.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(crate) fn registry(&self) -> MutexGuard<'_, Registry<Arc<Handle>>> {
         lock(&self.registry)
     }
@@ -186,6 +311,7 @@ impl Shared {
     }
 
     pub(crate) fn inbound_of_publication(
+        &self,
         client_id: Arc<str>,
         user_name: Option<Arc<str>>,
         publication: Publication,
@@ -193,7 +319,12 @@ impl Shared {
         ticket: Ticket,
     ) -> Inbound {
         let Publication { topic, payload, qos, retain, dup, will, packet_id, can_be_told } = publication;
+        let is_authorized = {
+            let access = self.access.read().unwrap_or_else(PoisonError::into_inner);
+            access.may_publish(user_name.as_deref(), &client_id, topic.as_str())
+        };
         Inbound::Publish(InboundPublish {
+            is_authorized,
             client_id,
             user_name,
             topic,
@@ -213,7 +344,7 @@ impl Shared {
         let publication = Publication::of_will(delayed.will)?;
         self.stats.wills.add(1);
         let ticket = Ticket::unattended(None);
-        Some(Self::inbound_of_publication(client_id, delayed.user_name, publication, wall_clock(), ticket))
+        Some(self.inbound_of_publication(client_id, delayed.user_name, publication, wall_clock(), ticket))
     }
 
     fn tell_all(&self, tell: impl Fn(&Handle)) {
@@ -321,6 +452,7 @@ pub(crate) fn wall_clock() -> SystemTime {
 
 /// A submission of a session, with its ticket.
 pub(crate) fn inbound_of_submission(
+    shared: &Shared,
     client_id: Arc<str>,
     user_name: Option<Arc<str>>,
     submission: Submission,
@@ -329,7 +461,7 @@ pub(crate) fn inbound_of_submission(
 ) -> Inbound {
     match submission {
         Submission::Publish(publication) => {
-            Shared::inbound_of_publication(client_id, user_name, publication, received_at, ticket)
+            shared.inbound_of_publication(client_id, user_name, publication, received_at, ticket)
         }
         Submission::Release(packet_id) => Inbound::Release { client_id, packet_id, ticket },
         Submission::OpenSession(expiry_secs) => Inbound::OpenSession { client_id, expiry_secs, ticket },

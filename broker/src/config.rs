@@ -1,14 +1,19 @@
 //! What a broker may be told: addresses and limits. Every limit has a unit, a default and an outcome at the bound.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-/// One address that devices connect to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+use crate::tls::ServerTls;
+
+/// How connections of one listener are spoken to and let in.
+#[derive(Clone, Debug, Default)]
 pub struct ListenerConfig {
-    /// Where to listen; port 0 takes a free one.
-    pub bind: SocketAddr,
+    /// MQTT over WebSocket.
+    pub websocket: bool,
+    /// TLS, below the WebSocket if there is one.
+    pub tls: Option<ServerTls>,
+    /// Whether clients without credentials may connect here; `None`: as [`crate::auth::Access`] says.
+    pub allow_anonymous: Option<bool>,
 }
 
 /// Limits that hold for the whole broker and for each connection.
@@ -20,12 +25,41 @@ pub struct Limits {
     pub sessions_max: usize,
     /// Seconds a session is remembered at the most, whatever its client asked for. Default 30 days.
     pub session_expiry_secs_max: u32,
-    /// From accept to a complete CONNECT. Default 10 s. At the bound the connection is closed.
+    /// Connections at once from one IP address (IPv6: one /64). Default 1,024. At the bound a new one gets CONNACK 0x97
+    /// (3.1.1: 0x03) and is closed.
+    pub connections_per_address_max: usize,
+    /// Connections at once of one user, by password or certificate. Default 1,024. At the bound: as for an address.
+    pub connections_per_user_max: usize,
+    /// Connections that are not through TLS, WebSocket and CONNECT yet. Default 512. At the bound the oldest of the
+    /// address that has the most is closed, or the new one if that would be unfair.
+    pub connecting_max: usize,
+    /// From accept to a complete CONNECT, TLS and WebSocket included. Default 10 s. At the bound the connection is closed.
     pub connect_timeout: Duration,
     /// Keep Alive at the most, seconds; 0 sets no bound. Default 0. At the bound 5.0 clients get Server Keep Alive.
     pub keep_alive_secs_max: u16,
     /// A whole packet, bytes. Default 256 KiB. At the bound: DISCONNECT 0x95 (5.0), connection closed.
     pub packet_bytes_max: u32,
+    /// A CONNECT, bytes, if that is less than `packet_bytes_max`. Default 64 KiB. At the bound the connection is closed.
+    pub connect_bytes_max: u32,
+    /// Payload of a Will Message, bytes. Default 65,535, and what fits a CONNECT. At the bound: CONNACK 0x97 (3.1.1:
+    /// 0x03).
+    pub will_bytes_max: usize,
+    /// From the first byte of a packet to its last. Default 60 s. At the bound: DISCONNECT 0x83 (5.0), connection closed.
+    pub packet_timeout: Duration,
+    /// Bytes of packets that are not complete yet, all connections together. Default 64 MiB. At the bound: DISCONNECT
+    /// 0x97 (5.0) to whoever wants more, connection closed.
+    pub partial_bytes_max: usize,
+    /// Silence after which a connection is closed, whatever its Keep Alive. Default: none. At the bound: DISCONNECT 0x8D
+    /// (5.0).
+    pub idle_timeout: Option<Duration>,
+    /// Messages of one connection a second, and as many at once. Default 0: no bound. At the bound we stop reading the
+    /// socket.
+    pub publish_rate_max: u32,
+    /// Passwords that wait to be verified. Default 256. At the bound: CONNACK 0x89 (3.1.1: 0x03).
+    pub logins_waiting_max: usize,
+    /// Failed logins a minute by which one address may try one user's password; ten times as many for all users
+    /// together. Default 10; 0: no bound. At the bound: CONNACK 0x9F (3.1.1: 0x03), without looking at the password.
+    pub login_failures_max: u32,
     /// Unacknowledged QoS 1 and 2 PUBLISH per connection. Default 256. 5.0: advertised as Receive Maximum, DISCONNECT
     /// 0x93 beyond; 3.1.1: we stop reading.
     pub receive_maximum: NonZeroU16,
@@ -55,9 +89,20 @@ impl Default for Limits {
             connections_max: 10_000,
             sessions_max: 10_000,
             session_expiry_secs_max: 30 * 24 * 3_600,
+            connections_per_address_max: 1_024,
+            connections_per_user_max: 1_024,
+            connecting_max: 512,
             connect_timeout: Duration::from_secs(10),
             keep_alive_secs_max: 0,
             packet_bytes_max: 256 * 1024,
+            connect_bytes_max: 64 * 1024,
+            will_bytes_max: 65_535,
+            packet_timeout: Duration::from_secs(60),
+            partial_bytes_max: 64 << 20,
+            idle_timeout: None,
+            publish_rate_max: 0,
+            logins_waiting_max: 256,
+            login_failures_max: 10,
             receive_maximum: NonZeroU16::new(256).expect("not zero"),
             topic_alias_maximum: 32,
             topic_bytes_max: 1_024,

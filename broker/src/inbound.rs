@@ -74,6 +74,9 @@ pub struct InboundPublish {
     /// 3.1.1, QoS 0 and a Will Message cannot be told why a message is refused: whoever stores may rather keep it as a
     /// dead letter.
     pub can_be_told: bool,
+    /// Whether the publisher may publish to this topic: if not, it is refused with [`Refusal::NotAuthorized`], or kept
+    /// where nobody takes it for a reading.
+    pub is_authorized: bool,
     /// When the packet was read from the socket.
     pub received_at: SystemTime,
     /// Resolved when the message is on disk. With QoS 0 nobody waits for it.

@@ -5,22 +5,28 @@
 //! dataset and no routing here.
 //!
 //! Reading order: [`config`], [`codec`] (bytes to packets), [`packet`] and [`reason`], [`session`] (the protocol as a value:
-//! packets and `now` in, actions out), [`registry`] (who is connected, takeover), `connection` (one session over one
-//! socket), `listener`, `broker` (what they share, and the handle that the agent holds), [`stats`].
+//! packets and `now` in, actions out), [`registry`] (who is connected, takeover), [`auth`] (who may connect, and publish
+//! where), `connection` (one session over one socket), `listener` with [`tls`] and `websocket`, `quota` and `connecting` (how
+//! many), `broker` (what they share, and the handle that the agent holds), [`stats`].
 
+pub mod auth;
 mod broker;
 pub mod codec;
 pub mod config;
+mod connecting;
 mod connection;
 pub mod inbound;
 mod listener;
 pub mod packet;
+mod quota;
 pub mod reason;
 pub mod registry;
 pub mod session;
 pub mod stats;
+pub mod tls;
 pub mod topic;
+mod websocket;
 
-pub use broker::{Broker, StoredSession};
+pub use broker::{Broker, StoredSession, Stream};
 pub use connection::Peer;
 pub use listener::Listener;

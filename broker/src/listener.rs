@@ -1,4 +1,5 @@
-//! Accepting TCP connections: the limit on them, and what to do when there are no file descriptors left.
+//! Accepting connections: the limits on them, what to do when there are no file descriptors left, and TLS and WebSocket
+//! below MQTT, which are shaken hands on by each connection's own task.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,12 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
-use crate::broker::{Shared, now, serve};
+use crate::broker::{Shared, Stream, now, serve};
 use crate::config::ListenerConfig;
+use crate::connection::{Certificate, Entrance, Peer};
+use crate::quota::Origin;
+use crate::reason::ConnectReason;
 use crate::stats::Stats;
+use crate::tls::ServerTls;
+use crate::websocket;
 
 /// Connections at once that are only told that there are too many; beyond, they are closed without a word.
 pub(crate) const REFUSALS_MAX: usize = 64;
@@ -33,15 +40,36 @@ pub struct Listener {
     pub local_addr: SocketAddr,
 }
 
-pub(crate) fn listen(shared: Arc<Shared>, config: &ListenerConfig) -> io::Result<Listener> {
-    let socket = bind(config.bind)?;
+pub(crate) fn listen(shared: Arc<Shared>, bind: SocketAddr, config: ListenerConfig) -> io::Result<Listener> {
+    let socket = bind_tcp(bind)?;
     let local_addr = socket.local_addr()?;
-    info!(%local_addr, "Listening.");
-    tokio::spawn(accept_all(shared, socket));
+    info!(%local_addr, tls = config.tls.is_some(), websocket = config.websocket, "Listening.");
+    let config = Arc::new(config);
+    tokio::spawn(accept_all(shared, async move |shared: &Arc<Shared>| {
+        let (socket, peer) = socket.accept().await?;
+        shared.stats.connections_accepted.add(1);
+        match set_options(&socket) {
+            Ok(()) => admit(shared, socket, peer.into(), &config),
+            Err(error) => debug!(%peer, %error, "Connection was gone before it began."),
+        }
+        Ok(())
+    }));
     Ok(Listener { local_addr })
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen_unix(shared: Arc<Shared>, socket: UnixListener, config: ListenerConfig) {
+    let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(ToOwned::to_owned));
+    info!(?path, websocket = config.websocket, "Listening.");
+    let config = Arc::new(config);
+    tokio::spawn(accept_all(shared, async move |shared: &Arc<Shared>| {
+        let (socket, _) = socket.accept().await?;
+        shared.stats.connections_accepted.add(1);
+        admit(shared, socket, "unix socket".into(), &config);
+        Ok(())
+    }));
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
@@ -53,19 +81,16 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-async fn accept_all(shared: Arc<Shared>, listener: TcpListener) {
+async fn accept_all(shared: Arc<Shared>, accept: impl AsyncFn(&Arc<Shared>) -> io::Result<()>) {
     let mut stopping = shared.stopping.subscribe();
     let mut pause = ACCEPT_PAUSE;
     loop {
         let accepted = tokio::select! {
             _ = stopping.wait_for(|stopping| *stopping) => return,
-            accepted = listener.accept() => accepted,
+            accepted = accept(&shared) => accepted,
         };
         match accepted {
-            Ok((socket, peer)) => {
-                pause = ACCEPT_PAUSE;
-                admit(&shared, socket, peer);
-            }
+            Ok(()) => pause = ACCEPT_PAUSE,
             Err(error) if concerns_one_connection(&error) => count_error(&shared.stats, &error),
             Err(error) => {
                 count_error(&shared.stats, &error);
@@ -90,29 +115,86 @@ fn count_error(stats: &Stats, error: &io::Error) {
     debug!(%error, "Accept failed.");
 }
 
-fn admit(shared: &Arc<Shared>, socket: TcpStream, peer: SocketAddr) {
-    shared.stats.connections_accepted.add(1);
-    if let Err(error) = set_options(&socket) {
-        debug!(%peer, %error, "Connection was gone before it began.");
-        return;
-    }
-    if let Ok(permit) = shared.connections.clone().try_acquire_owned() {
-        let shared = shared.clone();
-        tokio::spawn(serve(shared, socket, peer.into(), Some(permit)));
-        return;
-    }
-    if shared.connections_warning.allows(now()) {
-        warn!(connections_max = shared.limits.connections_max, "Too many connections: refusing new ones.");
-    }
-    let Ok(refusal) = shared.refusals.clone().try_acquire_owned() else {
-        shared.stats.connections_dropped.add(1);
-        return; // closed: there is no room even to say so
+/// Serves a connection if there may be one more, of its address too; if not, it is told so, where that costs nothing.
+fn admit<S: Stream>(shared: &Arc<Shared>, socket: S, peer: Peer, config: &Arc<ListenerConfig>) {
+    let permit = shared.connections.clone().try_acquire_owned().ok();
+    let share = peer.origin().map(|origin: Origin| shared.addresses.take(origin));
+    let refusal = match (&permit, &share) {
+        (None, _) => {
+            if shared.connections_warning.allows(now()) {
+                warn!(connections_max = shared.limits.connections_max, "Too many connections: refusing new ones.");
+            }
+            ConnectReason::ServerBusy
+        }
+        (_, Some(None)) => {
+            shared.stats.connections_refused_address.add(1);
+            debug!(%peer, "Too many connections of this address.");
+            ConnectReason::QuotaExceeded
+        }
+        (Some(_), _) => {
+            let (shared, config) = (shared.clone(), config.clone());
+            tokio::spawn(async move {
+                serve(shared, socket, peer, &config, None).await;
+                drop((permit, share));
+            });
+            return;
+        }
     };
-    let shared = shared.clone();
+    let room = shared.refusals.clone().try_acquire_owned().ok().filter(|_| config.tls.is_none());
+    let Some(room) = room else {
+        shared.stats.connections_dropped.add(1);
+        return; // closed: there is no room even to say so, or saying so would cost a handshake
+    };
+    let (shared, config) = (shared.clone(), config.clone());
     tokio::spawn(async move {
-        serve(shared, socket, peer.into(), None).await;
-        drop(refusal);
+        serve(shared, socket, peer, &config, Some(refusal)).await;
+        drop(room);
     });
+}
+
+/// TLS and WebSocket on the way in, as the listener says. `None`: it is none, or not accepted, which is counted and told
+/// as far as the protocols do.
+pub(crate) async fn wrap<S: Stream>(
+    shared: &Shared,
+    socket: S,
+    mut entrance: Entrance,
+    config: &ListenerConfig,
+) -> Option<(Box<dyn Stream>, Entrance)> {
+    let mut socket: Box<dyn Stream> = Box::new(socket);
+    if let Some(tls) = &config.tls {
+        match accept_tls(tls, socket, &mut entrance).await {
+            Ok(accepted) => socket = accepted,
+            Err(error) => {
+                shared.stats.tls_handshakes_failed.add(1);
+                debug!(%error, "TLS handshake failed.");
+                return None;
+            }
+        }
+    }
+    if config.websocket {
+        match websocket::accept(socket, shared.limits.packet_bytes_max).await {
+            Ok(accepted) => socket = Box::new(accepted),
+            Err(error) => {
+                shared.stats.websocket_upgrades_failed.add(1);
+                debug!(%error, "No WebSocket of MQTT.");
+                return None;
+            }
+        }
+    }
+    Some((socket, entrance))
+}
+
+async fn accept_tls(tls: &ServerTls, socket: Box<dyn Stream>, entrance: &mut Entrance) -> io::Result<Box<dyn Stream>> {
+    let face = tls.face();
+    let socket = TlsAcceptor::from(face.config.clone()).accept(socket).await?;
+    if let Some(chain) = socket.get_ref().1.peer_certificates()
+        && let Some(leaf) = chain.first()
+    {
+        entrance.certified = face.user_name(leaf).map_err(io::Error::other)?;
+        let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
+        entrance.certificate = Some(Arc::new(Certificate { chain, tls: tls.clone(), generation: face.generation }));
+    }
+    Ok(Box::new(socket))
 }
 
 fn set_options(socket: &TcpStream) -> io::Result<()> {

@@ -4,10 +4,13 @@
 //! refuses the others. Both protocol versions share these types: what a version does not have is at its default when
 //! decoded, and is not written when encoded.
 
+use std::fmt;
 use std::num::NonZeroU16;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use zeroize::Zeroizing;
 
 use crate::reason::{ConnectReason, Reason};
 
@@ -65,7 +68,7 @@ pub enum Incoming {
     PingReq,
     /// DISCONNECT. 3.1.1 has no reason: 0x00.
     Disconnect {
-        /// 0x04 asks for the Will Message to be published.
+        /// Every reason but 0x00 leaves the Will Message to be published.
         reason: u8,
         /// Session Expiry Interval, when the client changes it on leaving.
         session_expiry_secs: Option<u32>,
@@ -90,7 +93,7 @@ pub struct Connect {
     /// User Name.
     pub user_name: Option<Arc<str>>,
     /// Password: binary in both versions.
-    pub password: Option<Bytes>,
+    pub password: Option<Password>,
     /// Session Expiry Interval, seconds; `u32::MAX` never expires. 0 where absent. (3.1.1: see `session`.)
     pub session_expiry_secs: u32,
     /// How many unacknowledged QoS 1 and 2 PUBLISH the client takes from us. We send none.
@@ -101,6 +104,30 @@ pub struct Connect {
     pub request_problem_information: bool,
     /// An Authentication Method was given: enhanced authentication is asked for.
     pub has_authentication_method: bool,
+}
+
+/// A password: binary. It is not shown, and its memory is wiped when it is no longer needed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(Zeroizing<Box<[u8]>>);
+
+impl From<&[u8]> for Password {
+    fn from(bytes: &[u8]) -> Self {
+        Self(Zeroizing::new(bytes.into()))
+    }
+}
+
+impl Deref for Password {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Password(..)")
+    }
 }
 
 /// The Will Message of a CONNECT.

@@ -58,6 +58,8 @@ pub enum ConnectReason {
     MalformedPacket = 0x81,
     /// The CONNECT breaks a rule.
     ProtocolError = 0x82,
+    /// The CONNECT is valid, and cannot be served.
+    ImplementationSpecificError = 0x83,
     /// Protocol Name or Version is not one of ours.
     UnsupportedProtocolVersion = 0x84,
     /// Client Identifier not accepted.
@@ -76,6 +78,10 @@ pub enum ConnectReason {
     TopicNameInvalid = 0x90,
     /// The CONNECT is larger than allowed.
     PacketTooLarge = 0x95,
+    /// A limit is reached: connections of one address or one user, bytes of a Will Message.
+    QuotaExceeded = 0x97,
+    /// Too many attempts.
+    ConnectionRateExceeded = 0x9F,
 }
 
 impl ConnectReason {
@@ -85,7 +91,9 @@ impl ConnectReason {
             Self::Success => Some(0x00),
             Self::UnsupportedProtocolVersion => Some(0x01),
             Self::ClientIdentifierNotValid => Some(0x02),
-            Self::ServerUnavailable | Self::ServerBusy => Some(0x03),
+            Self::ServerUnavailable | Self::ServerBusy | Self::QuotaExceeded | Self::ConnectionRateExceeded => {
+                Some(0x03)
+            }
             Self::BadUserNameOrPassword => Some(0x04),
             Self::NotAuthorized => Some(0x05),
             _ => None,

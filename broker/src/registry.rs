@@ -94,15 +94,22 @@ impl<C: Clone> Registry<C> {
         }
     }
 
+    /// Who holds the identifier, or waits for it last.
+    pub fn newest(&self, client_id: &Arc<str>) -> Option<&C> {
+        match self.clients.get(client_id) {
+            Some(Client::Held { holder, line }) => line.back().or(match holder {
+                Holder::Connection(holder) => Some(holder),
+                Holder::Caretaker => None,
+            }),
+            Some(Client::AtRest(_)) | None => None,
+        }
+    }
+
     /// `connection` wants to be the client.
     pub fn claim(&mut self, client_id: &Arc<str>, connection: C, now: Instant) -> Claim<C> {
+        let behind = self.newest(client_id).cloned();
         match self.clients.get_mut(client_id) {
-            Some(Client::Held { holder, line }) => {
-                let in_front = line.back().or(match holder {
-                    Holder::Connection(holder) => Some(holder),
-                    Holder::Caretaker => None,
-                });
-                let behind = in_front.cloned();
+            Some(Client::Held { line, .. }) => {
                 line.push_back(connection);
                 Claim::Queued { behind }
             }

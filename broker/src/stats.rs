@@ -1,6 +1,6 @@
 //! What the broker counts. Counters only rise; gauges say what is.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::packet::{Outgoing, QoS};
 use crate::reason::{ConnectReason, Reason};
@@ -20,6 +20,8 @@ macro_rules! counters {
             $($(#[$doc])* pub $name: u64,)*
             /// Connections that are open.
             pub connections_open: u64,
+            /// Of them, those that are not through TLS, WebSocket and CONNECT.
+            pub connections_half_open: u64,
             /// Sessions kept for clients that are away.
             pub sessions_away: u64,
             /// Sessions that were ended because `sessions_max` was reached.
@@ -51,6 +53,26 @@ counters! {
     accept_errors,
     /// CONNECT accepted.
     connects_accepted,
+    /// Connections that were not through CONNECT and had to go for others, or were not let in for them.
+    half_open_dropped,
+    /// TLS handshakes that failed: no TLS, no common version, no certificate or one that is not accepted.
+    tls_handshakes_failed,
+    /// Requests that were no WebSocket of MQTT.
+    websocket_upgrades_failed,
+    /// Connections refused: too many of their address.
+    connections_refused_address,
+    /// CONNECT refused: User Name or Password.
+    logins_failed,
+    /// CONNECT refused: too many passwords wait to be verified.
+    logins_refused_busy,
+    /// CONNECT refused: too many logins failed.
+    logins_refused_rate,
+    /// CONNECT refused: no credentials, or a Will Topic that is not allowed.
+    connects_refused_not_authorized,
+    /// CONNECT refused: too many connections of its user.
+    connects_refused_user,
+    /// CONNECT refused: another user has the Client Identifier.
+    connects_refused_owner,
     /// CONNECT refused: too many connections.
     connects_refused_busy,
     /// CONNECT refused: Client Identifier.
@@ -69,6 +91,14 @@ counters! {
     keep_alive_timeouts,
     /// Connections closed because the client did not read.
     write_timeouts,
+    /// Connections closed because a packet did not come to its end.
+    packet_timeouts,
+    /// Connections closed because too many packets were not complete.
+    partial_packets_refused,
+    /// Connections closed because their client may no longer connect.
+    revoked,
+    /// Times that a socket was not read for a while because messages came too fast.
+    throttled,
     /// Connections closed for bytes that are no packet, too large a packet included.
     malformed,
     /// Connections closed for a packet against the rules.
@@ -115,6 +145,24 @@ impl Counter {
     }
 }
 
+/// A number that rises and falls.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge(AtomicUsize);
+
+impl Gauge {
+    pub(crate) fn add(&self, count: usize) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove(&self, count: usize) {
+        self.0.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 impl Stats {
     pub(crate) fn count_message(&self, qos: QoS, is_will: bool) {
         match (is_will, qos) {
@@ -147,6 +195,9 @@ impl Stats {
             ConnectReason::ClientIdentifierNotValid => self.connects_refused_client_id.add(1),
             ConnectReason::UnsupportedProtocolVersion => self.connects_refused_version.add(1),
             ConnectReason::ServerUnavailable => self.connects_refused_unavailable.add(1),
+            ConnectReason::NotAuthorized => self.connects_refused_not_authorized.add(1),
+            // Counted where they are decided.
+            ConnectReason::BadUserNameOrPassword | ConnectReason::ConnectionRateExceeded => {}
             _ => self.connects_refused_other.add(1),
         }
     }
@@ -157,6 +208,9 @@ impl Stats {
             CloseReason::ConnectTimeout => self.connect_timeouts.add(1),
             CloseReason::KeepAliveTimeout => self.keep_alive_timeouts.add(1),
             CloseReason::WriteTimeout => self.write_timeouts.add(1),
+            CloseReason::PacketTimeout => self.packet_timeouts.add(1),
+            CloseReason::PartialPackets => self.partial_packets_refused.add(1),
+            CloseReason::Revoked => self.revoked.add(1),
             CloseReason::Malformed(_) => self.malformed.add(1),
             CloseReason::Violation(..) => self.violations.add(1),
             CloseReason::Unavailable => self.unavailable.add(1),

@@ -33,7 +33,7 @@ type InboundPublishFacts = (String, String, Bytes, packet::QoS, bool);
 async fn start() -> (Broker, u16, mpsc::UnboundedReceiver<InboundPublishFacts>) {
     let (broker, inbound) = Broker::new(Limits::default(), Vec::new());
     let bind = "127.0.0.1:0".parse().expect("an address");
-    let listener = broker.listen(ListenerConfig { bind }).await.expect("a free port");
+    let listener = broker.listen(bind, ListenerConfig::default()).await.expect("a free port");
     (broker, listener.local_addr.port(), store_all(inbound))
 }
 

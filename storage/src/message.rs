@@ -23,7 +23,7 @@ pub struct Message {
     pub topic: Bytes,
     /// Byte ranges of `topic` that the dataset's `{captures}` took, in the order in which the dataset declares them.
     pub captures: Vec<Range<u16>>,
-    /// Client Identifier of the publisher.
+    /// Client Identifier of the publisher; of a source: [`source_client_id`].
     pub client_id: Arc<str>,
     /// Application Message.
     pub payload: Bytes,
@@ -42,6 +42,60 @@ pub struct Flags {
     pub will: bool,
     /// The gateway's clock was known to be right when `received_at_us` was taken.
     pub clock_synchronised: bool,
+}
+
+/// Who handed a message over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Publisher<'a> {
+    /// A device, by its Client Identifier.
+    Device(&'a str),
+    /// A broker that we subscribe to, by the name that the configuration gives it.
+    Source(&'a str),
+}
+
+/// Begins the Client Identifier under which the spool keeps the messages and Packet Identifiers of a source. No device can
+/// have such a one: a packet with U+0000 in a text is malformed `[MQTT-1.5.3-2]`.
+const SOURCE: char = '\0';
+
+/// The Client Identifier that stands for the source of this name.
+#[must_use]
+pub fn source_client_id(name: &str) -> Arc<str> {
+    format!("{SOURCE}{name}").into()
+}
+
+impl<'a> Publisher<'a> {
+    /// Whom a Client Identifier stands for.
+    #[must_use]
+    pub fn of(client_id: &'a str) -> Self {
+        match client_id.strip_prefix(SOURCE) {
+            Some(name) => Self::Source(name),
+            None => Self::Device(client_id),
+        }
+    }
+
+    /// What people call it.
+    #[must_use]
+    pub fn name(self) -> &'a str {
+        let (Self::Device(name) | Self::Source(name)) = self;
+        name
+    }
+
+    /// The name, if it is a source.
+    #[must_use]
+    pub fn source(self) -> Option<&'a str> {
+        match self {
+            Self::Source(name) => Some(name),
+            Self::Device(_) => None,
+        }
+    }
+}
+
+impl Message {
+    /// Who handed it over.
+    #[must_use]
+    pub fn publisher(&self) -> Publisher<'_> {
+        Publisher::of(&self.client_id)
+    }
 }
 
 /// A [`Message`] as it is stored: with the Packet Identifier that it came under (QoS 1 and 2), by which resent messages
@@ -256,6 +310,12 @@ mod tests {
 
             prop_assert!(Record::decode(&mut Bytes::from(bytes)).is_err());
         }
+    }
+
+    #[test]
+    fn a_source_is_told_from_a_device_of_the_same_name() {
+        assert_eq!(Publisher::of(&source_client_id("plant")), Publisher::Source("plant"));
+        assert_eq!(Publisher::of("plant"), Publisher::Device("plant"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod sealer_support;
 use std::path::Path;
 
 use forebay_storage::batcher::{BatchLimits, CutReason};
-use forebay_storage::dataset::spec::DataType;
+use forebay_storage::dataset::spec::{DataType, DatasetSpec};
 use forebay_storage::durable_fs::DurableFs;
 use forebay_storage::odf::Event;
 use forebay_storage::position::Seq;
@@ -234,6 +234,84 @@ fn an_optional_field_may_be_added_and_anything_else_is_refused_by_name() {
     let Err(SealError::Incompatible { dataset, difference }) = refused else { panic!("accepted") };
     assert_eq!(dataset, "temperature");
     assert!(difference.contains("value"), "{difference}");
+}
+
+#[test]
+fn a_sealer_goes_on_with_other_datasets_and_seals_what_waits_by_the_new_declaration() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open_spool(dir.path());
+    let mut sealer = open_sealer(&spool, dir.path(), &[temperature()], BatchLimits::default());
+    let temperatures = spool.dataset_id("temperature").unwrap();
+    store(&spool, vec![message(temperatures, 0, 0)], |_| {});
+    drain(&mut sealer);
+    let mut wider = temperature();
+    wider.fields.push(field("battery", DataType::Float32, true));
+
+    redeclare(&mut sealer, &[wider, leak()]).unwrap();
+    let leaks = spool.dataset_id("leak").unwrap();
+    store(&spool, vec![message(temperatures, 1, 1), message(leaks, 2, 2)], |_| {});
+    drain(&mut sealer);
+    assert_eq!((rows(&sealer, "temperature"), rows(&sealer, "leak")), (vec![0, 1], vec![2]));
+
+    // What is removed keeps what it has, also in the spool, and goes on when it comes back.
+    redeclare(&mut sealer, &[leak()]).unwrap();
+    store(&spool, vec![message(temperatures, 3, 3), message(leaks, 4, 4)], |_| {});
+    drain(&mut sealer);
+    assert_eq!(rows(&sealer, "leak"), [2, 4]);
+    assert_eq!(sealer.unserved().unwrap(), [("temperature".to_owned(), 1)]);
+    let mut wider = temperature();
+    wider.fields.push(field("battery", DataType::Float32, true));
+    redeclare(&mut sealer, &[wider, leak()]).unwrap();
+    drain(&mut sealer);
+    assert_eq!(rows(&sealer, "temperature"), [0, 1, 3]);
+}
+
+#[test]
+fn a_declaration_that_is_refused_leaves_every_dataset_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open_spool(dir.path());
+    let mut sealer = open_sealer(&spool, dir.path(), &[temperature(), leak()], BatchLimits::default());
+    let before = files(dir.path().join("datasets").as_path());
+    let (mut wider, mut other) = (temperature(), leak());
+    wider.fields.push(field("battery", DataType::Float32, true));
+    other.fields[2].data_type = DataType::String;
+    let added = DatasetSpec { name: "added".to_owned(), ..temperature() };
+
+    let refused = redeclare(&mut sealer, &[added, wider, other]).unwrap_err();
+
+    assert!(matches!(&refused, SealError::Incompatible { dataset, .. } if dataset == "leak"), "{refused}");
+    assert_eq!(files(dir.path().join("datasets").as_path()), before);
+    let temperatures = spool.dataset_id("temperature").unwrap();
+    store(&spool, vec![message(temperatures, 0, 0)], |_| {});
+    drain(&mut sealer);
+    assert_eq!(rows(&sealer, "temperature"), [0]);
+}
+
+#[test]
+fn a_new_dataset_that_cannot_be_made_is_refused_and_one_that_was_damaged_before_is_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open_spool(dir.path());
+    drop(open_sealer(&spool, dir.path(), &[temperature()], BatchLimits::default()));
+    let head = dir.path().join("datasets/temperature/refs/head");
+    let whole = std::fs::read(&head).unwrap();
+    std::fs::write(&head, "torn").unwrap();
+    let mut sealer = open_sealer(&spool, dir.path(), &[temperature()], BatchLimits::default());
+    std::fs::write(dir.path().join("datasets/leak"), "in the way").unwrap();
+
+    redeclare(&mut sealer, &[temperature(), leak()]).unwrap_err();
+    assert_eq!(sealer.datasets().count(), 0);
+    std::fs::remove_file(dir.path().join("datasets/leak")).unwrap();
+    redeclare(&mut sealer, &[temperature(), leak()]).unwrap();
+    assert_eq!((sealer.datasets().count(), sealer.unusable().len()), (1, 1));
+    std::fs::write(&head, whole).unwrap();
+    redeclare(&mut sealer, &[temperature(), leak()]).unwrap();
+
+    assert_eq!((sealer.datasets().count(), sealer.unusable().len()), (2, 0));
+}
+
+fn redeclare(sealer: &mut Sealer, specs: &[DatasetSpec]) -> Result<(), SealError> {
+    let specs: Vec<_> = specs.iter().cloned().map(std::sync::Arc::new).collect();
+    sealer.redeclare(&specs, BatchLimits::default(), NOW_US)
 }
 
 /// I7: the gateway starts, the others are sealed, and nothing of the damaged one is lost.

@@ -49,7 +49,13 @@ fn dead_letters_that_are_pushed_out_leave_a_gap_that_survives_a_restart() {
 
     for n in 0..10 {
         let message = message(A, n, &noise(n));
-        let letter = Request::DeadLetter { message, reason: "no dataset".into(), packet_id: None, ticket: () };
+        let letter = Request::DeadLetter {
+            message,
+            reason: "no dataset".into(),
+            packet_id: None,
+            retained_once: false,
+            ticket: (),
+        };
         assert_eq!(writer.send(letter), Outcome::Stored);
     }
 

@@ -52,7 +52,7 @@ fn whichever_write_of_a_commit_finds_the_disk_full_its_resend_is_stored_once_and
         let publish = |ticket: u16, dup| {
             let mut message = message(A, u64::from(ticket), &format!("{ticket}"));
             message.flags.dup = dup;
-            Request::Append { message, packet_id: Some(ticket + 1), ticket: () }
+            Request::Append { message, packet_id: Some(ticket + 1), retained_once: false, ticket: () }
         };
         assert_eq!(writer.send(publish(0, false)), Outcome::Stored);
 
@@ -70,6 +70,28 @@ fn whichever_write_of_a_commit_finds_the_disk_full_its_resend_is_stored_once_and
         there_all_the_same += counters.disk_full * counters.duplicates_qos1;
     }
     assert!(there_all_the_same > 0);
+}
+
+/// A service manager that asks every few seconds must not keep a disk awake, and a disk that is full is no hang.
+#[test]
+fn a_probe_is_answered_without_touching_the_disk_also_while_that_is_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::new(64 << 20, dir.path().join("ballast"));
+    let config = SpoolConfig { patience: Duration::ZERO, ..small() };
+    let (spool, _) = Spool::open_on(&disk.medium(), dir.path(), config, DurableFs::new()).unwrap();
+    let mut writer = recording_writer(&spool);
+    assert_eq!(writer.send(append(message(A, 0, "x"))), Outcome::Stored);
+
+    let before = disk.bytes().clone();
+    *disk.sync_fault.lock().unwrap() = Some(io::ErrorKind::Other);
+    assert_eq!(writer.send(Request::Probe { ticket: () }), Outcome::Stored);
+    *disk.sync_fault.lock().unwrap() = None;
+    assert!(*disk.bytes() == before, "nothing is written");
+
+    *disk.fault.lock().unwrap() = Some(io::ErrorKind::StorageFull);
+    assert_eq!(writer.send(append(message(A, 1, "x"))), Outcome::Unavailable);
+    assert_eq!(writer.send(Request::Probe { ticket: () }), Outcome::Stored);
+    assert_eq!(spool.counters().disk_full, 1, "the probe has not tried the disk again");
 }
 
 /// Dropped chunks leave free pages in the file and no free space around it. While the file system was too full, every

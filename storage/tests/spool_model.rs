@@ -126,15 +126,22 @@ impl Run {
         match self.rng.u8(..20) {
             0 => Request::OpenSession { client_id, expiry_secs: self.rng.u32(..3), ticket: () },
             1 => Request::CloseSession { client_id, ticket: () },
+            19 => Request::Probe { ticket: () },
             2..=4 => Request::Release { client_id, packet_id, ticket: () },
             5 => {
                 let message = self.message(client_id, 1);
-                Request::DeadLetter { message, reason: "none takes it".into(), packet_id: Some(packet_id), ticket: () }
+                Request::DeadLetter {
+                    message,
+                    reason: "none takes it".into(),
+                    packet_id: Some(packet_id),
+                    retained_once: false,
+                    ticket: (),
+                }
             }
             _ => {
                 let qos = self.rng.u8(..3);
                 let message = self.message(client_id, qos);
-                Request::Append { message, packet_id: (qos > 0).then_some(packet_id), ticket: () }
+                Request::Append { message, packet_id: (qos > 0).then_some(packet_id), retained_once: false, ticket: () }
             }
         }
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use forebay_tests::mosquitto::Mosquitto;
 use tempfile::TempDir;
 
 use crate::disk;
@@ -76,8 +77,8 @@ fn measure(args: &CompareArgs, rounds: &mut Rounds) -> Result<()> {
     let server = rounds.peer.start(dir.path())?;
     let probe = Duration::from_secs_f64(args.single_duration / 2.0);
     rounds.fdatasync_ms.push(disk::fdatasync_p50_ms(dir.path(), args.load.payload_bytes as usize, probe)?);
-    rounds.single.push(load::run(&single, server.addr, Some(server.pid()))?);
-    rounds.many.push(load::run(&args.load, server.addr, Some(server.pid()))?);
+    rounds.single.push(load::run(&single, server.addr, server.pid())?);
+    rounds.many.push(load::run(&args.load, server.addr, server.pid())?);
     Ok(())
 }
 
@@ -93,25 +94,18 @@ fn temp_dir(args: &CompareArgs) -> Result<TempDir> {
 
 fn peers(args: &CompareArgs) -> Result<Vec<Peer>> {
     let mut peers = Vec::new();
-    match find_mosquitto() {
+    match Mosquitto::find() {
         Some(program) => peers.extend([Peer::Mosquitto(program.clone()), Peer::MosquittoStrict(program)]),
         None => eprintln!("mosquitto is not installed: left out (Debian: apt-get install mosquitto)"),
     }
-    if cfg!(feature = "rumqttd") {
-        peers.push(Peer::Rumqttd);
-    } else {
-        eprintln!("built without rumqttd: left out (build with --features rumqttd)");
-    }
-    let beside = std::env::current_exe().context("find this program")?.with_file_name("forebay");
-    peers.push(Peer::Forebay(args.forebay.clone().unwrap_or(beside)));
+    peers.push(Peer::Rumqttd(beside("forebay-stub-rumqttd")?));
+    let forebay = args.forebay.clone().map_or_else(|| beside("forebay"), Ok)?;
+    peers.push(Peer::Forebay(forebay));
     peers.retain(|peer| args.only.is_empty() || args.only.iter().any(|name| name == peer.name()));
     Ok(peers)
 }
 
-/// Debian puts it in a directory that is not in everyone's `PATH`.
-fn find_mosquitto() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let system = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
-    let dirs = std::env::split_paths(&path).chain(system);
-    dirs.map(|dir| dir.join("mosquitto")).find(|program| program.is_file())
+/// A program that lies beside this one.
+pub(crate) fn beside(name: &str) -> Result<PathBuf> {
+    Ok(std::env::current_exe().context("find this program")?.with_file_name(name))
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! forebay-bench load --target 127.0.0.1:1883 --connections 100 --window 16 --payload-bytes 200 --duration 8
 //! forebay-bench compare --rounds 3
+//! forebay-bench idle --plain 10000 --tls 2000
 //! forebay-bench backlog --rows 1000000 --kinds directory,bucket,smart,ingest
 //! ```
 
@@ -11,9 +12,9 @@ mod backlog_table;
 mod compare;
 mod destination;
 mod disk;
+mod idle;
 mod load;
 mod peer;
-mod rumqttd;
 mod table;
 mod usage;
 mod watch;
@@ -52,12 +53,8 @@ enum Command {
     Compare(compare::CompareArgs),
     /// Fills an agent whose upstream is away, lets the upstream come back, and measures what that costs.
     Backlog(backlog::BacklogArgs),
-    /// Serves rumqttd on a loopback port.
-    #[command(hide = true)]
-    Rumqttd {
-        /// The port.
-        port: u16,
-    },
+    /// Opens connections that do nothing, and measures what each costs and what a publisher notices.
+    Idle(idle::IdleArgs),
 }
 
 fn main() -> Result<()> {
@@ -69,6 +66,6 @@ fn main() -> Result<()> {
         }
         Command::Compare(args) => compare::run(&args),
         Command::Backlog(args) => backlog::run(&args),
-        Command::Rumqttd { port } => rumqttd::serve(port),
+        Command::Idle(args) => idle::run(&args),
     }
 }

@@ -24,7 +24,7 @@ pub(crate) fn one_run(name: &str, load: &LoadArgs, report: &Report) -> String {
 /// The comparison: a table, then the ratios in words.
 pub(crate) fn comparison(load: &LoadArgs, all: &[Rounds]) -> String {
     let mosquitto = rate_of(all, |peer| matches!(peer, Peer::Mosquitto(_)));
-    let rumqttd = rate_of(all, |peer| *peer == Peer::Rumqttd);
+    let rumqttd = rate_of(all, |peer| matches!(peer, Peer::Rumqttd(_)));
     let mut out =
         format!("\n{}; medians of {} rounds\n\n", workload(load), all.first().map_or(0, |first| first.many.len()));
     out.push_str(

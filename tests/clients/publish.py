@@ -1,10 +1,13 @@
-"""Publishes with paho-mqtt and mosquitto_pub in every protocol and QoS, checks that subscribing is refused, and waits
-until the agent has sealed it all. Writes what was sent for read_back.py.
+"""Publishes with paho-mqtt, mosquitto_pub and mqtt.js in every protocol and QoS, over TCP, TLS and WebSocket, with a
+certificate and with a password, checks what must be refused, and waits until the agent has sealed it all. Writes what was
+sent for read_back.py.
 
-usage: publish.py PORT CONTROL_SOCKET SENT.json
+usage: publish.py DIRECTORY DIRECTORY_OF_THIS_FILE
+The first has certificates, the agent's log and its data; NODE_PATH is where mqtt.js is.
 """
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -70,18 +73,45 @@ def end(client):
     client.loop_stop()
 
 
-def publish_with_mosquitto(port, version, qos, first):
+def publish_with_mosquitto(port, version, qos, first, site="yard", credentials=()):
     """The same by Debian's command line client, one process a message, and lines of standard input."""
-    client_id = f"mosquitto-{version}-{qos}"
-    topic = f"site/yard/{client_id}/temp"
+    client_id = f"mosquitto-{site}-{version}-{qos}"
+    topic = f"site/{site}/{client_id}/temp"
     rows = [reading(number) for number in range(first, first + MESSAGES)]
     base = ["mosquitto_pub", "-h", HOST, "-p", str(port), "-V", "mqttv" + version, "-q", str(qos), "-i", client_id,
-            "-t", topic]
+            "-t", topic, *credentials]
     subprocess.run([*base, "-m", json.dumps(rows[0]), "-r"], check=True, timeout=WAIT)
     lines = "".join(json.dumps(row) + "\n" for row in rows[1:])
     subprocess.run([*base, "-l"], input=lines, text=True, check=True, timeout=WAIT)
     return [{"dataset": "temperature", "topic": topic, "client_id": client_id, "qos": qos, "retain": index == 0,
-             "site": "yard", "device": client_id, **row} for index, row in enumerate(rows)]
+             "site": site, "device": client_id, **row} for index, row in enumerate(rows)]
+
+
+def check_that_mosquitto_is_refused(port, credentials, topic, words):
+    """A publisher whose password is wrong, or that may not publish there, is told so."""
+    command = ["mosquitto_pub", "-h", HOST, "-p", str(port), "-V", "mqttv5", "-q", "1", "-t", topic, "-m", "{}",
+               *credentials]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT)
+    said = (done.stdout + done.stderr).lower()
+    assert any(word in said for word in words), f"{command}: {done}"
+
+
+def publish_with_mqtt_js(here, url, version, first, *ca):
+    """mqtt.js, in every QoS."""
+    command = ["node", os.path.join(here, "publish_ws.js"), url, version, str(first), *ca]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=2 * WAIT)
+    return json.loads(done.stdout)
+
+
+def ports(log):
+    """Where the agent listens, by what is spoken there."""
+    found = {}
+    for line in open(log, encoding="utf-8"):
+        fields = json.loads(line)
+        if fields["message"].startswith("Listening"):
+            name = ("wss" if fields["tls"] else "ws") if fields["websocket"] else ("tls" if fields["tls"] else "plain")
+            found[name] = int(fields["local_addr"].rpartition(":")[2])
+    return found
 
 
 def check_that_paho_is_refused(port, version):
@@ -129,26 +159,66 @@ def wait_until_sealed(control, messages):
         time.sleep(0.05)
 
 
+def publish_with_credentials(directory, port, version, qos, first):
+    """mosquitto_pub over TLS: with a certificate, and with a password."""
+    def file(name):
+        return os.path.join(directory, name)
+
+    trust = ["--cafile", file("ca.pem")]
+    certificate = [*trust, "--cert", file("device-1.pem"), "--key", file("device-1.key")]
+    sent = publish_with_mosquitto(port, version, qos, first, "device-1", certificate)
+    # One of them was added by mosquitto_passwd, the other by `forebay passwd`.
+    login = [*trust, *(("-u", "bob", "-P", "another secret") if qos == 1 else ("-u", "ann", "-P", "secret"))]
+    return sent + publish_with_mosquitto(port, version, qos, first + MESSAGES, "login", login)
+
+
+def check_who_is_refused(directory, port):
+    def file(name):
+        return os.path.join(directory, name)
+
+    trust = ["--cafile", file("ca.pem")]
+    other = [*trust, "--cert", file("device-2.pem"), "--key", file("device-2.key")]
+    denied = ("not authorized", "not authorised")
+    check_that_mosquitto_is_refused(port, other, "site/device-1/x/temp", denied)
+    check_that_mosquitto_is_refused(port, trust, "site/login/x/temp", denied)
+    wrong = ("bad user name or password", "bad username or password", "not authorised")
+    check_that_mosquitto_is_refused(port, [*trust, "-u", "ann", "-P", "wrong"], "site/login/x/temp", wrong)
+
+
 def main():
-    port, control, path = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    directory, here = sys.argv[1], sys.argv[2]
+    port = ports(os.path.join(directory, "log"))
     sent, first = [], 0
     has_mosquitto = shutil.which("mosquitto_pub") is not None
     if not has_mosquitto:
         print("SKIPPED: mosquitto_pub is not installed (Debian: mosquitto-clients)")
+    has_mqtt_js = bool(os.environ.get("NODE_PATH")) and shutil.which("node") is not None
+    if not has_mqtt_js:
+        print("SKIPPED: mqtt.js is not installed (npm ci in a copy of this directory)")
     for version, name in VERSIONS.items():
         for qos in (0, 1, 2):
-            sent += publish_with_paho(port, version, qos, first)
+            sent += publish_with_paho(port["plain"], version, qos, first)
             first += MESSAGES
             if has_mosquitto:
-                sent += publish_with_mosquitto(port, name, qos, first)
+                sent += publish_with_mosquitto(port["plain"], name, qos, first)
                 first += MESSAGES
-        check_that_paho_is_refused(port, version)
+                sent += publish_with_credentials(directory, port["tls"], name, qos, first)
+                first += 2 * MESSAGES
+        check_that_paho_is_refused(port["plain"], version)
         if has_mosquitto:
-            check_that_mosquitto_sub_is_refused(port, name)
-    wait_until_sealed(control, len(sent))
-    with open(path, "w", encoding="utf-8") as file:
+            check_that_mosquitto_sub_is_refused(port["plain"], name)
+        if has_mqtt_js:
+            sent += publish_with_mqtt_js(here, f"ws://localhost:{port['ws']}/mqtt", name, first)
+            ca = os.path.join(directory, "ca.pem")
+            sent += publish_with_mqtt_js(here, f"wss://localhost:{port['wss']}/mqtt", name, first + 3 * MESSAGES, ca)
+            first += 6 * MESSAGES
+    if has_mosquitto:
+        check_who_is_refused(directory, port["tls"])
+    wait_until_sealed(os.path.join(directory, "data", "forebay.sock"), len(sent))
+    with open(os.path.join(directory, "sent.json"), "w", encoding="utf-8") as file:
         json.dump(sent, file)
-    print(f"{len(sent)} messages published by real clients; subscribers were refused")
+    clients = sorted({message["client_id"].rsplit("-", 2)[0] for message in sent})
+    print(f"{len(sent)} messages published by real clients ({', '.join(clients)}); who must be refused was refused")
 
 
 main()

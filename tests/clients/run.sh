@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Starts an agent, lets real clients publish to it, stops it, and has its Parquet read by pyarrow. See README.md.
+# usage: run.sh FOREBAY PYTHON [DIRECTORY_WITH_MQTT_JS]
 set -euo pipefail
 
 forebay=$1
 python=$2
+node_modules=${3:+$3/node_modules}
 here=$(cd "$(dirname "$0")" && pwd)
 dir=$(mktemp -d)
 agent=
@@ -17,12 +19,44 @@ cleanup() {
 }
 trap cleanup EXIT
 
-FOREBAY__DATA_DIR="$dir/data" "$forebay" run --config "$here/forebay.toml" 2>"$dir/log" &
+# An authority, a certificate of the server, and of two devices.
+sign() { # NAME EXTENSION
+    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj "/CN=$1" \
+        -keyout "$dir/$1.key" -out "$dir/$1.csr" 2>>"$dir/openssl.log"
+    openssl x509 -req -in "$dir/$1.csr" -CA "$dir/ca.pem" -CAkey "$dir/ca.key" -CAcreateserial -days 2 \
+        -extfile <(echo "$2") -out "$dir/$1.pem" 2>>"$dir/openssl.log"
+}
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj "/CN=Forebay test CA" -days 2 \
+    -keyout "$dir/ca.key" -out "$dir/ca.pem" 2>>"$dir/openssl.log"
+sign server "subjectAltName = DNS:localhost, IP:127.0.0.1"
+sign device-1 "extendedKeyUsage = clientAuth"
+sign device-2 "extendedKeyUsage = clientAuth"
+
+# Written by mosquitto's own tool where it is installed.
+if command -v mosquitto_passwd >/dev/null; then
+    mosquitto_passwd -b -c "$dir/passwd" ann secret 2>/dev/null
+else
+    echo "# nobody" >"$dir/passwd"
+fi
+echo "another secret" | "$forebay" passwd add bob --file "$dir/passwd"
+cat >"$dir/acl" <<'ACL'
+topic write site/#
+topic write raw/#
+user ann
+topic write site/login/#
+user bob
+topic write site/login/#
+pattern write site/%u/#
+ACL
+sed "s|DIR|$dir|g" "$here/forebay.toml" "$here/listeners.toml" >"$dir/forebay.toml"
+
+FOREBAY__DATA_DIR="$dir/data" "$forebay" check --config "$dir/forebay.toml" >"$dir/check" || { cat "$dir/check"; exit 1; }
+FOREBAY__DATA_DIR="$dir/data" "$forebay" run --config "$dir/forebay.toml" 2>"$dir/log" &
 agent=$!
 
-# The agent's own line says where it listens.
+# The agent's own lines say where it listens.
 SECONDS=0
-until address=$(sed -n 's/.*"message":"Listening.*"\([0-9][0-9.]*:[0-9]*\)".*/\1/p' "$dir/log") && [ -n "$address" ]; do
+until [ "$(grep -cs '"message":"Listening' "$dir/log")" = 4 ]; do
     if ! kill -0 "$agent" 2>/dev/null || [ "$SECONDS" -gt 60 ]; then
         echo "the agent does not listen:" >&2
         cat "$dir/log" >&2
@@ -30,9 +64,8 @@ until address=$(sed -n 's/.*"message":"Listening.*"\([0-9][0-9.]*:[0-9]*\)".*/\1
     fi
     sleep 0.05
 done
-port=${address##*:}
 
-"$python" "$here/publish.py" "$port" "$dir/data/forebay.sock" "$dir/sent.json"
+NODE_PATH=$node_modules "$python" "$here/publish.py" "$dir" "$here"
 
 kill -TERM "$agent"
 wait "$agent"
@@ -42,5 +75,5 @@ if grep '"level":"ERROR"' "$dir/log"; then
     exit 1
 fi
 
-FOREBAY__DATA_DIR="$dir/data" "$forebay" verify --config "$here/forebay.toml"
+FOREBAY__DATA_DIR="$dir/data" "$forebay" verify --config "$dir/forebay.toml"
 "$python" "$here/read_back.py" "$dir/data/datasets" "$dir/sent.json"

@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use forebay_tests::proxy::Proxy;
+use forebay_tests::proxy::{Direction, Proxy};
 
 /// Sends back what it gets, each connection until its end; for the life of the test process.
 fn echo() -> SocketAddr {
@@ -71,6 +71,25 @@ fn a_black_hole_keeps_connections_and_loses_nothing() {
     stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     assert!(stream.read(&mut [0]).is_err(), "nothing comes");
     proxy.blackhole(false);
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut back = [0; 5];
+    stream.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"hello");
+}
+
+#[test]
+fn a_direction_is_held_while_the_other_one_works() {
+    let proxy = Proxy::start(echo()).unwrap();
+    let mut stream = connect(&proxy);
+    round_trip(&mut stream, 10).unwrap();
+    proxy.hold(Some(Direction::Down));
+    stream.write_all(b"hello").unwrap();
+    while proxy.bytes_up() < 15 {
+        thread::yield_now();
+    }
+    stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert!(stream.read(&mut [0]).is_err(), "nothing comes back");
+    proxy.hold(None);
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let mut back = [0; 5];
     stream.read_exact(&mut back).unwrap();

@@ -61,13 +61,19 @@ impl AgentConfig {
         self
     }
 
+    /// What was set with [`env`](Self::env), for a test that starts the agent itself.
+    pub fn env_vars(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.env.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// Where the agent keeps its data.
     pub fn data_dir(&self) -> PathBuf {
         self.dir.join("data")
     }
 
-    /// Writes the file and answers its path.
-    fn write(&self) -> Result<PathBuf> {
+    /// Writes the configuration file as an editor does, in place, and answers its path. Every start and every command does
+    /// so; a running agent takes notice.
+    pub fn write(&self) -> Result<PathBuf> {
         fs::create_dir_all(&self.dir).with_context(|| format!("create {}", self.dir.display()))?;
         let path = self.dir.join("forebay.toml");
         let text = format!(
@@ -155,6 +161,26 @@ impl Agent {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).context("the agent's process id")?;
         kill_process(pid, signal).context("signal the agent")
+    }
+
+    /// SIGHUP; waits until the configuration has been read again, and answers how that went.
+    pub fn reload(&self) -> Result<Value> {
+        let before = self.status()?["reload"].clone();
+        self.signal(Signal::HUP)?;
+        self.reloaded_since(&before)
+    }
+
+    /// Waits for a reload after the one that `status` told of, and answers how it went.
+    pub fn reloaded_since(&self, before: &Value) -> Result<Value> {
+        let deadline = now() + DRAIN_MAX;
+        loop {
+            let reload = self.status()?["reload"].clone();
+            if reload != *before {
+                return Ok(reload);
+            }
+            ensure!(now() < deadline, "no reload after {DRAIN_MAX:?}; the agent's log:\n{}", self.log.tail());
+            thread::sleep(POLL_EVERY);
+        }
     }
 
     /// What `forebay status` knows.

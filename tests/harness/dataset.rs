@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{Float32Type, Int64Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 /// The rows of one dataset, in the order of their offsets.
@@ -66,6 +66,19 @@ impl Rows {
             }
         }
         Ok(texts)
+    }
+
+    /// A column of single precision numbers.
+    pub fn floats(&self, column: &str) -> Result<Vec<f32>> {
+        let mut floats = Vec::new();
+        for batch in &self.batches {
+            let array = batch.column_by_name(column).with_context(|| format!("find the column {column}"))?;
+            let array = array
+                .as_primitive_opt::<Float32Type>()
+                .with_context(|| format!("{column} is {}", array.data_type()))?;
+            floats.extend_from_slice(array.values());
+        }
+        Ok(floats)
     }
 
     /// The `seq` of each row.

@@ -11,10 +11,10 @@ use crate::packets::{self, Connect, Publish, Reply, Version};
 /// How long a device waits for anything; reaching it means that the server hangs.
 pub const REPLY_MAX: Duration = Duration::from_secs(30);
 
-/// A connection of a device.
+/// A connection of a device, over TCP if nothing else is said.
 #[derive(Debug)]
-pub struct Device {
-    stream: TcpStream,
+pub struct Device<S = TcpStream> {
+    stream: S,
     version: Version,
     inbox: Vec<u8>,
     /// What CONNACK said.
@@ -33,7 +33,20 @@ impl Device {
 
     /// Opens a socket and completes CONNECT.
     pub fn connect(addr: SocketAddr, version: Version, connect: &Connect<'_>) -> Result<Self> {
-        let mut device = Self::open(addr, version)?;
+        let device = Self::open(addr, version)?;
+        Self::connect_over(device.stream, version, connect)
+    }
+
+    /// The socket, to shut down half of it or to hand to another thread.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+impl<S: Read + Write> Device<S> {
+    /// Completes CONNECT over a connection that is there.
+    pub fn connect_over(stream: S, version: Version, connect: &Connect<'_>) -> Result<Self> {
+        let mut device = Self { stream, version, inbox: Vec::new(), session_present: false };
         let mut packet = Vec::new();
         packets::connect(version, connect, &mut packet);
         device.send(&packet)?;
@@ -46,7 +59,8 @@ impl Device {
 
     /// Writes bytes as they are.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        self.stream.write_all(bytes).context("write to the server")
+        self.stream.write_all(bytes).context("write to the server")?;
+        self.stream.flush().context("write to the server")
     }
 
     /// Writes a PUBLISH.
@@ -136,10 +150,5 @@ impl Device {
                 Err(error) => return Err(error).context("read from the server"),
             }
         }
-    }
-
-    /// The socket, to shut down half of it or to hand to another thread.
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
     }
 }

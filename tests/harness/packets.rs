@@ -26,12 +26,14 @@ pub struct Connect<'a> {
     pub session_expiry_secs: u32,
     /// Topic and payload of the Will Message, QoS 1.
     pub will: Option<(&'a str, &'a [u8])>,
+    /// User name and password.
+    pub login: Option<(&'a str, &'a str)>,
 }
 
 impl<'a> Connect<'a> {
     /// A session that begins clean and ends with its connection.
     pub fn clean(client_id: &'a str) -> Self {
-        Self { client_id, clean_start: true, keep_alive_secs: 0, session_expiry_secs: 0, will: None }
+        Self { client_id, clean_start: true, keep_alive_secs: 0, session_expiry_secs: 0, will: None, login: None }
     }
 
     /// A session that outlives its connections, as a device that must not lose QoS 2 state uses.
@@ -70,7 +72,8 @@ pub fn connect(version: Version, packet: &Connect<'_>, out: &mut Vec<u8>) {
     put_binary(b"MQTT", &mut body);
     body.put_u8(if version == Version::V5 { 5 } else { 4 });
     let will_flags = if packet.will.is_some() { 0b0000_1100 } else { 0 };
-    body.put_u8(will_flags | (u8::from(packet.clean_start) << 1));
+    let login_flags = if packet.login.is_some() { 0b1100_0000 } else { 0 };
+    body.put_u8(login_flags | will_flags | (u8::from(packet.clean_start) << 1));
     body.put_u16(packet.keep_alive_secs);
     if version == Version::V5 {
         if packet.session_expiry_secs > 0 {
@@ -87,6 +90,10 @@ pub fn connect(version: Version, packet: &Connect<'_>, out: &mut Vec<u8>) {
         }
         put_binary(topic.as_bytes(), &mut body);
         put_binary(payload, &mut body);
+    }
+    if let Some((user, password)) = packet.login {
+        put_binary(user.as_bytes(), &mut body);
+        put_binary(password.as_bytes(), &mut body);
     }
     put_packet(0x10, &body, out);
 }
@@ -207,7 +214,7 @@ fn reply(first: u8, body: &[u8]) -> Reply {
 }
 
 /// Remaining Length and the bytes before the body.
-fn read_length(bytes: &[u8]) -> Option<(usize, usize)> {
+pub(crate) fn read_length(bytes: &[u8]) -> Option<(usize, usize)> {
     let mut length = 0;
     for (index, byte) in bytes.iter().skip(1).take(4).enumerate() {
         length |= usize::from(byte & 0x7F) << (7 * index);

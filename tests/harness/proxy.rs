@@ -46,6 +46,16 @@ struct Controls {
     bytes_until_cut: Option<u64>,
     is_blackhole: bool,
     is_refusing: bool,
+    held: Option<Direction>,
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From clients to the target.
+    Up,
+    /// From the target to clients.
+    Down,
 }
 
 impl Proxy {
@@ -61,6 +71,7 @@ impl Proxy {
             bytes_until_cut: None,
             is_blackhole: false,
             is_refusing: false,
+            held: None,
         };
         let link = Arc::new(Link {
             controls: Mutex::new(controls),
@@ -109,6 +120,11 @@ impl Proxy {
     /// Accepts, and forwards nothing; what waits is forwarded when it is off again.
     pub fn blackhole(&self, is_on: bool) {
         self.link.lock().is_blackhole = is_on;
+    }
+
+    /// Forwards nothing in this direction, while the other one works; what waits is forwarded when it is held no more.
+    pub fn hold(&self, direction: Option<Direction>) {
+        self.link.lock().held = direction;
     }
 
     /// Resets new connections at once. The port stays ours, so this is a reset and not ECONNREFUSED.
@@ -183,17 +199,21 @@ impl Link {
             return;
         };
         let link = Arc::clone(&self);
-        if spawn("proxy-down", move || link.pump(server_in, client, epoch, &link.bytes_down)).is_ok() {
-            self.pump(client_in, server, epoch, &self.bytes_up);
+        if spawn("proxy-down", move || link.pump(server_in, client, epoch, Direction::Down)).is_ok() {
+            self.pump(client_in, server, epoch, Direction::Up);
         }
     }
 
     /// One direction, until its end or a cut. Both streams are dropped then; with the other direction's, that resets.
-    fn pump(&self, mut from: TcpStream, mut to: TcpStream, epoch: u64, counter: &AtomicU64) {
+    fn pump(&self, mut from: TcpStream, mut to: TcpStream, epoch: u64, direction: Direction) {
+        let counter = match direction {
+            Direction::Up => &self.bytes_up,
+            Direction::Down => &self.bytes_down,
+        };
         let mut buffer = vec![0; CHUNK_BYTES];
         while !self.is_cut(epoch) {
             let controls = *self.lock();
-            if controls.is_blackhole {
+            if controls.is_blackhole || controls.held == Some(direction) {
                 thread::sleep(TICK);
                 continue;
             }
@@ -212,7 +232,7 @@ impl Link {
                 Err(_) => return self.cut_pair(&to),
             };
             thread::sleep(controls.delay);
-            let Some(allowed) = self.allow(length, epoch) else {
+            let Some(allowed) = self.allow(length, epoch, direction) else {
                 return;
             };
             if !self.write(&mut to, &buffer[..allowed], epoch) {
@@ -227,13 +247,13 @@ impl Link {
 
     /// How many of `length` bytes may pass, once the black hole is off; `None` after a cut. The bytes that use up the
     /// budget of [`Proxy::cut_after`] are the last: the cut is made before anyone else may ask.
-    fn allow(&self, length: usize, epoch: u64) -> Option<usize> {
+    fn allow(&self, length: usize, epoch: u64, direction: Direction) -> Option<usize> {
         loop {
             let mut controls = self.lock();
             if self.is_cut(epoch) {
                 return None;
             }
-            if controls.is_blackhole {
+            if controls.is_blackhole || controls.held == Some(direction) {
                 drop(controls);
                 thread::sleep(TICK);
                 continue;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
 };
 
 /// PEM files.
@@ -22,6 +23,27 @@ pub struct TlsFiles {
 impl TlsFiles {
     /// Makes the three files in `dir`: `ca.pem`, `cert.pem`, `key.pem`.
     pub fn make(dir: &Path) -> Result<Self> {
+        Self::make_as(dir, |_| {})
+    }
+
+    /// The same with a server certificate that was good for one year, long ago.
+    pub fn make_expired(dir: &Path) -> Result<Self> {
+        Self::make_as(dir, |params| {
+            params.not_before = date_time_ymd(2019, 1, 1);
+            params.not_after = date_time_ymd(2020, 1, 1);
+        })
+    }
+
+    /// The same with the certificate of a client whose common name is `name`.
+    pub fn make_client(dir: &Path, name: &str) -> Result<Self> {
+        Self::make_as(dir, |params| {
+            params.distinguished_name = DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        })
+    }
+
+    fn make_as(dir: &Path, change: impl FnOnce(&mut CertificateParams)) -> Result<Self> {
         let ca_key = KeyPair::generate()?;
         let mut params = CertificateParams::new(Vec::new())?;
         params.distinguished_name.push(DnType::CommonName, "Forebay test CA");
@@ -35,6 +57,7 @@ impl TlsFiles {
         params.distinguished_name.push(DnType::CommonName, "localhost");
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        change(&mut params);
         let cert = params.signed_by(&key, &issuer)?;
 
         let write = |name: &str, text: String| {

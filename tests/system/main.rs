@@ -3,16 +3,26 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a helper that fails fails its test")]
 
 mod ack_after_fsync;
+mod attacks;
 mod carried;
 mod isolation;
 mod kill9;
+mod listeners;
+mod matrix;
 mod misconfigured;
 mod outages;
 mod publisher;
+mod pull;
+mod reload;
 mod restart;
 mod rumqttc_client;
 mod s3_server;
+mod secrets;
+mod service;
 mod sigterm;
+mod source_edges;
+mod source_kill9;
+mod sources;
 mod sync_job;
 mod unrouted;
 mod wire;
@@ -29,6 +39,9 @@ use forebay_tests::packets::{Connect, Publish, Version};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_forebay-under-test");
 /// The S3 server, built with these tests.
 const S3_PROGRAM: &str = env!("CARGO_BIN_EXE_forebay-stub-s3");
+
+/// rumqttd, built with these tests.
+const RUMQTTD_PROGRAM: &str = env!("CARGO_BIN_EXE_forebay-stub-rumqttd");
 
 /// The stub of a Kamu node, built with these tests.
 const NODE_PROGRAM: &str = env!("CARGO_BIN_EXE_forebay-stub-node");

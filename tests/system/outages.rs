@@ -304,8 +304,11 @@ impl Upstream {
             Server::Ingest(node) => (node, ingest_fault(random)),
             Server::Bucket(_) | Server::Directory(..) => return self.break_link(random),
         };
-        node.faults(std::slice::from_ref(&faults)).unwrap();
+        let told = node.faults(std::slice::from_ref(&faults));
         self.is_down = faults["do"] == "exit";
+        if !self.is_down {
+            told.unwrap(); // one that exits may do so before it has answered
+        }
         faults.to_string()
     }
 

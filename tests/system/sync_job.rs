@@ -379,6 +379,24 @@ fn sync_once_delivers_what_a_stopped_agent_left_and_says_so() {
     assert_eq!(Rows::read_repository(&copy.join("temp")).unwrap().texts("value").unwrap(), ["one", "two"]);
 }
 
+#[test]
+fn sync_once_counts_what_goes_while_it_still_seals() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("copy");
+    let upstream = format!("[upstream]\nurl = 'file://{}'", copy.display());
+    let before = AgentConfig::in_dir(&gateway(dir.path())).with(&upstream).with("[batch]\nage = \"1h\"");
+    let agent = start(&before);
+    publish(&agent, &["text"; 40]);
+    agent.kill().unwrap();
+    let after = before.with("rows = 2");
+
+    let (is_ok, text) = forebay(&after, &["sync", "--once"]);
+    assert!(is_ok, "{text}");
+    assert_eq!(Rows::read_repository(&copy.join("messages")).unwrap().len(), 40);
+    let row = text.lines().find(|line| line.contains("has everything")).unwrap();
+    assert_eq!(row.split_whitespace().nth(1), Some("40"), "{text}");
+}
+
 fn gateway(dir: &Path) -> PathBuf {
     let gateway = dir.join("gateway");
     fs::create_dir(&gateway).unwrap();

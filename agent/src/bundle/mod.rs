@@ -79,10 +79,11 @@ pub struct Receipt {
 /// As of [`export`], or something cannot be sealed.
 pub fn export_from(shared: &Shared, dir: &Path, which: &Which) -> Result<Exported> {
     shared.sealing.seal_all(SEAL_ALL_MAX)?;
-    let exported = export(&shared.config, &shared.spool, dir, which);
+    let running = shared.running();
+    let exported = export(&running.config, &shared.spool, dir, which);
     // A receipt may have been taken although the bundle could not be written.
     let reread = shared.reread_positions();
-    let released = shared.retention.run();
+    let released = running.retention.run();
     let exported = exported?;
     reread.and(released)?;
     Ok(exported)

@@ -4,11 +4,17 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use forebay_storage::dataset::spec::{Format, Merge};
+use forebay_broker::packet::QoS;
+use forebay_broker::topic::TopicPattern;
+use forebay_storage::dataset::spec::{DatasetSpec, Format, Merge};
 
+use super::EXIT_BAD_CONFIGURATION;
 use super::output::{self, Cell, Table, Tone, tinted};
-use crate::config::{Config, Dataset, Loaded, Upstream, UpstreamKind, units};
-use crate::route::Router;
+use crate::access::{self, FileError};
+use crate::config::{
+    Auth, Config, Dataset, Listener, Loaded, Password, Source, Subscription, Upstream, UpstreamKind, units,
+};
+use crate::route::{Route, Router, covers, overlaps};
 
 /// What `check` takes.
 #[derive(Debug, clap::Args)]
@@ -20,11 +26,23 @@ pub(super) struct Args {
 
 /// Runs the command.
 pub(super) fn run(args: &Args, loaded: &Loaded) -> Result<ExitCode> {
-    output::print(&report(args, loaded, output::colour()))?;
-    Ok(ExitCode::SUCCESS)
+    let problems = problems(&loaded.config);
+    output::print(&report(args, loaded, &problems, output::colour()))?;
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_BAD_CONFIGURATION) })
 }
 
-fn report(args: &Args, loaded: &Loaded, colour: bool) -> String {
+/// Files of listeners that cannot be used: `run` would not start, or no client would trust it.
+fn problems(config: &Config) -> Vec<FileError> {
+    let mut problems: Vec<FileError> = access::read_access(&config.auth).err().into_iter().collect();
+    let tls = config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+    problems.extend(tls.filter_map(|files| match access::server_tls(files) {
+        Ok(tls) => access::expiry(files, &tls),
+        Err(problem) => Some(problem),
+    }));
+    problems
+}
+
+fn report(args: &Args, loaded: &Loaded, problems: &[FileError], colour: bool) -> String {
     let config = &loaded.config;
     let router = Router::new(&config.datasets);
     let from = match &loaded.file {
@@ -35,6 +53,11 @@ fn report(args: &Args, loaded: &Loaded, colour: bool) -> String {
     overview(config, &mut out);
     out += "\n";
     out += &datasets(&config.datasets).render(colour);
+    for dataset in &config.datasets {
+        for note in &dataset.notes {
+            let _ = writeln!(out, "note: dataset {}: {note}", dataset.spec.name);
+        }
+    }
     for warning in warnings(config) {
         let _ = writeln!(out, "{}", tinted(&format!("warning: {warning}"), Tone::Warning, colour));
     }
@@ -51,9 +74,16 @@ fn report(args: &Args, loaded: &Loaded, colour: bool) -> String {
     }
     if !args.topics.is_empty() {
         out += "\n";
-        out += &topics(&args.topics, &router, &config.datasets).render(colour);
+        out += &topics(&args.topics, &router, config).render(colour);
     }
-    let _ = writeln!(out, "\n{}", tinted("configuration: ok", Tone::Good, colour));
+    for problem in problems {
+        let _ = writeln!(out, "{}", tinted(&format!("problem: {problem}"), Tone::Bad, colour));
+    }
+    let (verdict, tone) = match problems {
+        [] => ("configuration: ok", Tone::Good),
+        _ => ("configuration: cannot be used as it is", Tone::Bad),
+    };
+    let _ = writeln!(out, "\n{}", tinted(verdict, tone, colour));
     out
 }
 
@@ -61,7 +91,7 @@ fn overview(config: &Config, out: &mut String) {
     let _ = writeln!(out, "gateway        {}", config.gateway);
     let _ = writeln!(out, "data_dir       {}", config.data_dir.display());
     for listener in &config.listeners {
-        let _ = writeln!(out, "listener       {} (MQTT 3.1.1 and 5.0)", listener.bind);
+        let _ = writeln!(out, "listener       {} ({})", listener.bind, how(listener, &config.auth));
     }
     let _ = writeln!(
         out,
@@ -70,11 +100,52 @@ fn overview(config: &Config, out: &mut String) {
         units::show_size(config.batch.bytes),
         units::show_duration(config.batch.age),
     );
+    for source in &config.sources {
+        let version = crate::source::packet::name(source.version);
+        let _ =
+            writeln!(out, "source         {} {} (MQTT {version}, as {:?})", source.name, source.url, source.client_id);
+        for topic in &source.topics {
+            let _ = writeln!(out, "               {} {}", topic.filter, promise(topic.qos));
+        }
+    }
     for upstream in &config.upstreams {
         let _ = writeln!(out, "upstream       {} ({})", upstream.url, what_is_done(upstream));
     }
     if config.upstreams.is_empty() {
         let _ = writeln!(out, "upstream       none: the datasets in data_dir are the end");
+    }
+}
+
+/// What is spoken at a listener, and who comes in.
+fn how(listener: &Listener, auth: &Auth) -> String {
+    let mut how = "MQTT 3.1.1 and 5.0".to_owned();
+    if listener.websocket {
+        how += " over WebSocket";
+    }
+    if let Some(tls) = &listener.tls {
+        how += ", TLS";
+        match &tls.clients {
+            Some(clients) if clients.required => how += " with client certificates",
+            Some(_) => how += " with client certificates for those that have one",
+            None => {}
+        }
+    }
+    let is_open = listener.allow_anonymous.unwrap_or(!auth.refuses_anonymous());
+    match (&auth.password_file, is_open) {
+        (Some(_), true) => how += ", with a password or without",
+        (Some(_), false) => how += ", with a password",
+        (None, true) if !listener.requires_certificates() => how += ", open to everybody",
+        (None, _) => {}
+    }
+    how
+}
+
+/// What a subscription can promise. The rest is up to the broker, which must keep the session.
+fn promise(qos: QoS) -> &'static str {
+    match qos {
+        QoS::AtMostOnce => "QoS 0: at most once; nothing is kept for us while we are away but retained values",
+        QoS::AtLeastOnce => "QoS 1: at least once, as long as the broker keeps our session and has room in its queue",
+        QoS::ExactlyOnce => "QoS 2: exactly once, as long as the broker keeps our session and has room in its queue",
     }
 }
 
@@ -96,6 +167,14 @@ fn what_is_done(upstream: &Upstream) -> String {
 /// What may be meant, and would fail when it is too late to look.
 fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
+    for listener in &config.listeners {
+        if config.auth.password_file.is_some() && listener.tls.is_none() && !listener.bind.is_local() {
+            warnings.push(format!("{}: passwords cross the network in the clear: give it `tls`", listener.bind));
+        }
+    }
+    for source in &config.sources {
+        source_warnings(source, config, &mut warnings);
+    }
     for upstream in &config.upstreams {
         let bucket_secret = match &upstream.kind {
             UpstreamKind::Bucket(bucket) => bucket.secret_access_key.as_ref(),
@@ -120,6 +199,54 @@ fn warnings(config: &Config) -> Vec<String> {
         ));
     }
     warnings
+}
+
+fn source_warnings(source: &Source, config: &Config, warnings: &mut Vec<String>) {
+    let mut warn = |problem: String| warnings.push(format!("source {}: {problem}", source.name));
+    if let Some(Err(problem)) = source.login.as_ref().and_then(|login| login.password.as_ref()).map(Password::read) {
+        warn(problem);
+    }
+    if source.url.tls
+        && let Err(problem) = crate::source::tls::client_config(source)
+    {
+        warn(problem);
+    }
+    if source.login.is_some() && !source.url.tls && !is_loopback(&source.url.host) {
+        warn("the password crosses the network in the clear: use mqtts:// or wss://".to_owned());
+    }
+    if source.client_id.contains(&Config::default().gateway) && config.gateway == Config::default().gateway {
+        warn(format!(
+            "client_id {:?} is made of the host name: when that changes the broker keeps another session, and the messages of \
+             this one are lost; set `gateway` or `client_id`",
+            source.client_id
+        ));
+    }
+    for (position, topic) in source.topics.iter().enumerate() {
+        let wider = source.topics.iter().enumerate().find(|(other, wide)| {
+            *other != position
+                && covers(&wide.filter, &topic.filter)
+                && (wide.filter != topic.filter || *other < position)
+        });
+        if let Some((_, wide)) = wider {
+            warn(format!(
+                "{} lies within {}: a broker may send its messages twice [MQTT-3.3.5-1]",
+                topic.filter, wide.filter
+            ));
+        }
+        let brings = topic.pattern();
+        let is_taken = config.datasets.iter().filter(|dataset| dataset.takes_from(&source.name)).any(|dataset| {
+            let shares =
+                |pattern: &TopicPattern| brings.iter().any(|brings| overlaps(brings.as_str(), pattern.as_str()));
+            dataset.topics.iter().any(shares)
+        });
+        if !is_taken {
+            warn(format!("no dataset takes the topics of {}: its messages become dead letters", topic.filter));
+        }
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn datasets(datasets: &[Dataset]) -> Table {
@@ -153,26 +280,35 @@ fn datasets(datasets: &[Dataset]) -> Table {
     table
 }
 
-fn topics(topics: &[String], router: &Router, datasets: &[Dataset]) -> Table {
-    let mut table = Table::new(["topic", "dataset", "captures"]);
+fn topics(topics: &[String], router: &Router, config: &Config) -> Table {
+    let mut table = Table::new(["topic", "from", "dataset", "captures"]);
     for topic in topics {
-        let Some(route) = router.route(topic) else {
-            table.row([topic.as_str().into(), Cell::from("none").tone(Tone::Warning), "".into()]);
-            continue;
-        };
-        let spec = &datasets[route.dataset].spec;
-        let captures: Vec<String> = spec
-            .captures
-            .iter()
-            .zip(&route.captures)
-            .map(|(name, range)| {
-                let value = topic.get(usize::from(range.start)..usize::from(range.end));
-                format!("{name} = {}", value.unwrap_or_default())
-            })
-            .collect();
-        table.row([topic.as_str().into(), spec.name.as_str().into(), captures.join(", ").into()]);
+        let brings =
+            |source: &&Source| source.topics.iter().filter_map(Subscription::pattern).any(|p| p.matches(topic));
+        let sources = config.sources.iter().filter(brings).map(|source| Some(source.name.as_str()));
+        let devices = (!config.listeners.is_empty()).then_some(None);
+        for from in devices.into_iter().chain(sources) {
+            let mut row = [topic.as_str().into(), from.unwrap_or("devices").into(), Cell::from("none"), "".into()];
+            match router.route(topic, from) {
+                None => row[2] = Cell::from("none").tone(Tone::Warning),
+                Some(route) => {
+                    let spec = &config.datasets[route.dataset].spec;
+                    row[2] = spec.name.as_str().into();
+                    row[3] = captures(spec, topic, &route).into();
+                }
+            }
+            table.row(row);
+        }
     }
     table
+}
+
+fn captures(spec: &DatasetSpec, topic: &str, route: &Route) -> String {
+    let captures = spec.captures.iter().zip(&route.captures).map(|(name, range)| {
+        let value = topic.get(usize::from(range.start)..usize::from(range.end));
+        format!("{name} = {}", value.unwrap_or_default())
+    });
+    captures.collect::<Vec<_>>().join(", ")
 }
 
 fn format_name(format: &Format) -> &'static str {
@@ -208,7 +344,7 @@ mod tests {
         ";
         let config = Config::parse(text, Path::new("forebay.toml")).unwrap();
 
-        let report = report(&Args { topics: Vec::new() }, &Loaded { config, file: None }, false);
+        let report = report(&Args { topics: Vec::new() }, &Loaded::new(config, None), &[], false);
 
         assert!(
             report.contains("https://node.example.com/acme (push ingest: rows into datasets of the node"),
@@ -218,6 +354,38 @@ mod tests {
         assert!(report.contains("warning: https://node.example.com/acme: cannot read /nowhere/token"), "{report}");
         assert!(report.contains("other.example.com/acme: has no token"), "{report}");
         assert!(report.contains("warning: gateway is the host name"), "{report}");
+    }
+
+    #[test]
+    fn check_says_what_a_source_can_promise_and_warns_of_what_would_surprise() {
+        let text = "
+            gateway = \"gw\"
+            [[source]]
+            name = \"plant\"
+            url = \"mqtt://broker.plant.local\"
+            username = \"gw\"
+            password_file = \"/nowhere/password\"
+            topics = [\"site/#\", { path = \"site/+/temp\", qos = \"ExactlyOnce\" }, \"other\"]
+            [[dataset]]
+            name = \"temperature\"
+            topics = [\"site/{site}/temp\"]
+            format = \"text\"
+        ";
+        let config = Config::parse(text, Path::new("forebay.toml")).unwrap();
+
+        let report = report(&Args { topics: Vec::new() }, &Loaded::new(config, None), &[], false);
+
+        for words in [
+            "source         plant mqtt://broker.plant.local:1883 (MQTT 3.1.1, as \"forebay-gw-plant\")",
+            "site/+/temp QoS 2: exactly once, as long as the broker keeps our session",
+            "warning: source plant: cannot read /nowhere/password",
+            "warning: source plant: the password crosses the network in the clear",
+            "warning: source plant: site/+/temp lies within site/#",
+            "warning: source plant: no dataset takes the topics of other",
+        ] {
+            assert!(report.contains(words), "{words}: {report}");
+        }
+        assert_eq!(report.matches("warning").count(), 4, "{report}");
     }
 
     #[test]
@@ -234,13 +402,13 @@ mod tests {
             format = \"text\"
         ";
         let config = Config::parse(text, Path::new("forebay.toml")).unwrap();
-        let loaded = Loaded { config, file: Some(PathBuf::from("forebay.toml")) };
+        let loaded = Loaded::new(config, Some(PathBuf::from("forebay.toml")));
         let args = Args { topics: vec!["site/oslo/temp".to_owned(), "other".to_owned()] };
 
-        let report = report(&args, &loaded, false);
+        let report = report(&args, &loaded, &[], false);
 
-        assert!(report.contains("site/oslo/temp  temperature  site = oslo"), "{report}");
-        assert!(report.contains("other           none"), "{report}");
+        assert!(report.contains("site/oslo/temp  devices  temperature  site = oslo"), "{report}");
+        assert!(report.contains("other           devices  none"), "{report}");
         assert!(report.contains("warning: `site/berlin/temp` of dataset late never"), "{report}");
         assert!(report.ends_with("configuration: ok\n"), "{report}");
     }

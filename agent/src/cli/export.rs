@@ -43,9 +43,10 @@ pub(super) fn run(args: &Args, mut loaded: Loaded, level: Option<&str>) -> Resul
         answers.one()?
     } else {
         eprintln!("forebay: no agent runs; exporting what is in {data_dir}");
+        loaded = loaded.complete()?;
         loaded.config.log.level = level.unwrap_or("error").to_owned();
         telemetry::start(&loaded.config.log)?;
-        loaded.config.listeners.clear();
+        loaded.config.receive_nothing();
         run::runtime()?.block_on(export(loaded, &dir, which))?
     };
     let text = match args.output {

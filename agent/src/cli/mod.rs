@@ -9,20 +9,24 @@ mod import;
 mod init;
 mod manifest;
 pub mod output;
+mod passwd;
 mod provision;
+mod pull;
+mod reload;
 mod run;
 mod status;
 mod sync;
 mod tail;
 pub(crate) mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, Loaded, LogFormat};
+use crate::reload::is_bad_configuration;
 
 /// The command failed.
 const EXIT_FAILED: u8 = 1;
@@ -58,10 +62,14 @@ enum Command {
     Check(check::Args),
     /// Write a commented configuration that shows every default
     Init(init::Args),
+    /// Have the running agent read its configuration again, and say what came of it
+    Reload(reload::Args),
     /// Show listeners, spool, datasets and upstreams
     Status(status::Args),
     /// The sync job alone; with --once, deliver everything now
     Sync(sync::Args),
+    /// Take what the sources' brokers kept, seal, deliver, end; with manifests, as `kamu pull`
+    Pull(pull::Args),
     /// Write a bundle that is carried by hand, and take the receipt of an earlier one
     Export(export::Args),
     /// Deliver a bundle from where there is a link, and write its receipt
@@ -74,6 +82,8 @@ enum Command {
     DeadLetters(dead_letters::Args),
     /// Print a dataset's ODF manifest, as `kamu add` takes it
     Manifest(manifest::Args),
+    /// Set, remove and check the passwords of devices
+    Passwd(passwd::Args),
     /// Create datasets on the nodes that rows are posted to
     Provision(provision::Args),
     /// Print the version
@@ -93,7 +103,7 @@ pub fn main() -> ExitCode {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<ConfigError>() {
+    if is_bad_configuration(error) {
         EXIT_BAD_CONFIGURATION
     } else if error.is::<clap::Error>() {
         EXIT_USAGE
@@ -105,18 +115,21 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 impl Cli {
     fn run(self) -> Result<ExitCode> {
         match &self.command {
-            Command::Run => run::run(self.loaded()?),
+            Command::Run => run::run(self.loaded()?, |file| self.load(file)),
             Command::Demo(args) => demo::run(args, self.log, self.log_level.as_deref()),
             Command::Check(args) => check::run(args, &self.loaded()?),
             Command::Init(args) => init::run(args),
-            Command::Status(args) => status::run(args, &self.loaded()?.config),
-            Command::Sync(args) => sync::run(args, self.loaded()?, self.log_level.as_deref()),
-            Command::Export(args) => export::run(args, self.loaded()?, self.log_level.as_deref()),
+            Command::Reload(args) => reload::run(args, &self.read()?.config),
+            Command::Status(args) => status::run(args, &self.read()?.config),
+            Command::Sync(args) => sync::run(args, self.read()?, self.log_level.as_deref(), |file| self.load(file)),
+            Command::Pull(args) => pull::run(args, self.loaded()?, self.log_level.as_deref()),
+            Command::Export(args) => export::run(args, self.read()?, self.log_level.as_deref()),
             Command::Import(args) => import::run(args, &self.loaded()?.config, self.log_level.as_deref()),
-            Command::Verify(args) => verify::run(args, &self.loaded()?.config),
-            Command::Tail(args) => tail::run(args, &self.loaded()?.config),
-            Command::DeadLetters(args) => dead_letters::run(args, &self.loaded()?.config),
-            Command::Manifest(args) => manifest::run(args, &self.loaded()?.config),
+            Command::Verify(args) => verify::run(args, &self.read()?.config),
+            Command::Tail(args) => tail::run(args, &self.read()?.config),
+            Command::DeadLetters(args) => dead_letters::run(args, &self.read()?.config),
+            Command::Manifest(args) => manifest::run(args, &self.read()?.config),
+            Command::Passwd(args) => passwd::run(args, || Ok(self.loaded()?.config)),
             Command::Provision(args) => provision::run(args, &self.loaded()?.config),
             Command::Version => {
                 output::print(concat!("forebay ", env!("CARGO_PKG_VERSION"), "\n"))?;
@@ -125,10 +138,25 @@ impl Cli {
         }
     }
 
+    /// For commands that need the files that the configuration names.
     fn loaded(&self) -> Result<Loaded> {
+        Ok(self.load(self.config.as_deref())?)
+    }
+
+    /// For commands that only want to know where the data is: outside the service there are no credentials.
+    fn read(&self) -> Result<Loaded> {
+        Ok(self.load_as_is(self.config.as_deref())?)
+    }
+
+    fn load(&self, file: Option<&Path>) -> Result<Loaded, ConfigError> {
+        self.load_as_is(file)?.complete()
+    }
+
+    /// Reads `file`, or the first that is found, with what the environment and the command line say.
+    fn load_as_is(&self, file: Option<&Path>) -> Result<Loaded, ConfigError> {
         let env =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        let mut loaded = Config::load(self.config.as_deref(), env)?;
+        let mut loaded = Config::load(file, env)?;
         if let Some(format) = self.log {
             loaded.config.log.format = format;
         }

@@ -1,19 +1,29 @@
-//! `forebay run`: the agent, until SIGTERM or SIGINT.
+//! `forebay run`: the agent, until SIGTERM or SIGINT. SIGHUP, `forebay reload`, or a file that changes has it read its
+//! configuration again.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::info;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Interval, MissedTickBehavior};
+use tracing::{info, warn};
 
-use crate::config::Loaded;
+use crate::config::{Config, ConfigError, Loaded, Origin};
+use crate::reload::ReloadReport;
+use crate::service::socket::Manager;
 use crate::supervisor::Agent;
 use crate::telemetry;
+use crate::watch::{self, Watch, look};
 
-/// Runs the command.
-pub(super) fn run(loaded: Loaded) -> Result<ExitCode> {
+/// Reloads that are asked for at once. Beyond: whoever asks waits.
+const RELOADS_MAX: usize = 4;
+
+/// Runs the command. `load` reads a configuration file, or looks for one.
+pub(super) fn run(loaded: Loaded, load: impl Fn(Option<&Path>) -> Result<Loaded, ConfigError>) -> Result<ExitCode> {
     telemetry::start(&loaded.config.log)?;
-    runtime()?.block_on(until_signal(loaded))
+    runtime()?.block_on(until_signal(loaded, load))
 }
 
 /// The threads that serve devices and commands.
@@ -25,8 +35,10 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime> {
         .context("start the runtime")
 }
 
-async fn until_signal(loaded: Loaded) -> Result<ExitCode> {
+async fn until_signal(loaded: Loaded, load: impl Fn(Option<&Path>) -> Result<Loaded, ConfigError>) -> Result<ExitCode> {
     let mut signals = Signals::listen()?;
+    let (reloads, asked) = mpsc::channel(RELOADS_MAX);
+    let mut changes = Changes::listen(&loaded, asked)?;
     let file = loaded.file.map_or_else(|| "none".to_owned(), |file| file.display().to_string());
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -36,12 +48,119 @@ async fn until_signal(loaded: Loaded) -> Result<ExitCode> {
         "Starting."
     );
     let mut agent = Agent::start(loaded.config).await?;
-    tokio::select! {
-        name = signals.next() => info!("{name}."),
-        error = agent.failed() => return Err(error),
+    let _ = agent.shared().reloads.set(reloads);
+    match Manager::from_env() {
+        Ok(Some(manager)) => agent.report_to(manager),
+        Ok(None) => {}
+        Err(problem) => warn!(problem = format!("{problem:#}"), "The service manager is told nothing."),
     }
+    let ended = serve(&mut agent, &mut signals, &mut changes, load).await;
+    agent.report_stopping(ended.as_ref().err());
+    ended?;
     agent.stop().await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Until a signal says that it is enough.
+///
+/// # Errors
+/// A part failed that the agent cannot go on without.
+async fn serve(
+    agent: &mut Agent,
+    signals: &mut Signals,
+    changes: &mut Changes,
+    load: impl Fn(Option<&Path>) -> Result<Loaded, ConfigError>,
+) -> Result<()> {
+    loop {
+        tokio::select! {
+            name = signals.next() => {
+                info!("{name}.");
+                return Ok(());
+            }
+            error = agent.failed() => return Err(error),
+            asking = changes.next() => {
+                let report = agent.reload(|| changes.load(&load)).await?;
+                if let Some(asking) = asking {
+                    let _ = asking.send(report); // whoever asked may have gone
+                }
+            }
+        }
+    }
+}
+
+/// Who wants to hear what came of a reload.
+type Asking = oneshot::Sender<ReloadReport>;
+
+/// What asks a running agent to read its configuration again.
+struct Changes {
+    hangup: Signal,
+    asked: mpsc::Receiver<Asking>,
+    ticks: Interval,
+    watch: Watch,
+    /// The configuration file; none: there was none to be found, and SIGHUP looks for it again.
+    file: Option<PathBuf>,
+}
+
+impl Changes {
+    fn listen(loaded: &Loaded, asked: mpsc::Receiver<Asking>) -> Result<Self> {
+        let mut ticks = tokio::time::interval(watch::LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self {
+            hangup: signal(SignalKind::hangup()).context("listen for SIGHUP")?,
+            asked,
+            ticks,
+            watch: Watch::new(look(loaded.files())),
+            file: loaded.file.clone(),
+        })
+    }
+
+    /// Waits for SIGHUP, for somebody who asks and wants to hear what comes of it, or until a file has changed.
+    async fn next(&mut self) -> Option<Asking> {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => {
+                    info!("SIGHUP.");
+                    self.watch = Watch::new(look(self.watch.files()));
+                    return None;
+                }
+                Some(asking) = self.asked.recv() => {
+                    info!("Asked to reload.");
+                    self.watch = Watch::new(look(self.watch.files()));
+                    return Some(asking);
+                }
+                _ = self.ticks.tick() => {
+                    let changed = self.watch.handle_look(look(self.watch.files()));
+                    if let Some(file) = changed.first() {
+                        info!(file = %file.display(), "A file of the configuration has changed.");
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads the configuration anew, and watches the files that it names from now on; if it cannot be used, those that were
+    /// watched before and the one that is at fault.
+    fn load(&mut self, load: impl Fn(Option<&Path>) -> Result<Loaded, ConfigError>) -> Result<Config, ConfigError> {
+        let read = self.check_not_empty().and_then(|()| load(self.file.as_deref()));
+        let files = match &read {
+            Ok(loaded) => loaded.files(),
+            Err(error) => self.watch.files().into_iter().chain(error.origin.file().map(Path::to_owned)).collect(),
+        };
+        self.watch.set_files(look(files));
+        let loaded = read?;
+        self.file = loaded.file;
+        Ok(loaded.config)
+    }
+
+    /// An empty file is a configuration, but under a running agent it is what a full disk has left of one.
+    fn check_not_empty(&self) -> Result<(), ConfigError> {
+        let Some(file) = self.file.as_ref().filter(|file| file.metadata().is_ok_and(|data| data.len() == 0)) else {
+            return Ok(());
+        };
+        let problem = "is empty; a restart goes on with the defaults, if that is what is meant".to_owned();
+        Err(ConfigError { origin: Origin::start_of(file), key: String::new(), problem })
+    }
 }
 
 /// What asks a command to end.

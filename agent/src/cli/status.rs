@@ -13,6 +13,7 @@ use super::verify::short_head;
 use crate::clock;
 use crate::config::Config;
 use crate::control::{ControlRequest, client};
+use crate::reload::ReloadReport;
 use crate::status::{self, Status};
 
 /// How often `--watch` looks.
@@ -77,6 +78,7 @@ fn render(status: &Status, colour: bool) -> String {
         let _ = writeln!(out, "dead letters of topics that no dataset takes: {count}");
     }
     out.push('\n');
+    out += &sources(status, colour);
     out += &upstreams(status, colour);
     if !status.refused.is_empty() {
         let refused: Vec<String> =
@@ -104,6 +106,9 @@ fn heading(status: &Status, colour: bool, out: &mut String) {
         let listeners = status.listeners.join(", ");
         let _ = writeln!(out, "listener  {listeners}  {} connections", grouped(open));
     }
+    if let Some(reload) = &status.reload {
+        let _ = writeln!(out, "reload    {}", render_reload(reload, clock::wall_ms(), colour));
+    }
     let spool = &status.spool;
     let used = bytes(spool.bytes + spool.undelivered_bytes);
     let mut line = format!("spool     {used} of {}  {} waiting", bytes(spool.max_bytes), grouped(spool.waiting));
@@ -129,6 +134,19 @@ fn heading(status: &Status, colour: bool, out: &mut String) {
     let _ = writeln!(out, "{line}");
 }
 
+fn render_reload(reload: &ReloadReport, now_ms: i64, colour: bool) -> String {
+    let ago = span(u64::try_from(now_ms.saturating_sub(reload.at_ms) / 1_000).unwrap_or(0));
+    if let Some(problem) = &reload.problem {
+        let refused = tinted(&format!("{ago} ago, refused, the one before goes on:"), Tone::Bad, colour);
+        return format!("{refused} {problem}");
+    }
+    if reload.needs_restart.is_empty() {
+        return format!("{ago} ago");
+    }
+    let keys = format!("a restart is needed for: {}", reload.needs_restart.join(", "));
+    format!("{ago} ago, {}", tinted(&keys, Tone::Warning, colour))
+}
+
 fn datasets(status: &Status) -> Table {
     let mut table =
         Table::new(["dataset", "rows", "slices", "waiting", "oldest", "dead letters", "duplicates", "head"]);
@@ -146,6 +164,42 @@ fn datasets(status: &Status) -> Table {
         ]);
     }
     table
+}
+
+fn sources(status: &Status, colour: bool) -> String {
+    if status.sources.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(["source", "broker", "state", "connections", "topics", "messages"]);
+    for source in &status.sources {
+        let state = match (source.subscribed, source.connected, &source.problem) {
+            (true, _, None) => Cell::from("subscribed").tone(Tone::Good),
+            (true, _, Some(_)) => Cell::from("subscribed, but see below").tone(Tone::Warning),
+            (false, true, _) => Cell::from("connected"),
+            (false, false, Some(_)) => Cell::from("not connected, see below").tone(Tone::Warning),
+            (false, false, None) => Cell::from("connecting"),
+        };
+        table.row([
+            source.name.as_str().into(),
+            source.url.as_str().into(),
+            state,
+            source.connections.into(),
+            (source.topics.len() as u64).into(),
+            source.messages.into(),
+        ]);
+    }
+    let mut out = table.render(colour);
+    for source in &status.sources {
+        if source.sessions_lost > 0 {
+            let words = "times the broker had lost our session, and what it had queued with it";
+            let _ = writeln!(out, "note: source {}: {} {words}", source.name, source.sessions_lost);
+        }
+        if let Some(problem) = &source.problem {
+            let tone = if source.needs_help { Tone::Bad } else { Tone::Warning };
+            let _ = writeln!(out, "{} source {}: {problem}", tinted("problem:", tone, colour), source.name);
+        }
+    }
+    out + "\n"
 }
 
 fn upstreams(status: &Status, colour: bool) -> String {
@@ -202,6 +256,7 @@ fn problems(status: &Status, colour: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::report::SourceReport;
     use crate::status::DatasetStatus;
     use crate::upstream::report::DeliveryReport;
 
@@ -217,6 +272,11 @@ mod tests {
             ..DatasetStatus::default()
         });
         status.refused.insert("no_dataset".to_owned(), 4);
+        status.sources.push(SourceReport {
+            name: "plant".to_owned(),
+            problem: Some("the broker refuses the connection".to_owned()),
+            ..SourceReport::default()
+        });
         status.upstreams.push(DeliveryReport { undelivered_bytes: 3 << 20, ..DeliveryReport::default() });
 
         let text = render(&status, false);
@@ -224,8 +284,21 @@ mod tests {
         assert!(text.contains("running for 1m 1s"), "{text}");
         assert!(text.contains("unknown fields of temperature: hum 1,200"), "{text}");
         assert!(text.contains("refused  no_dataset 4"), "{text}");
+        assert!(text.contains("problem: source plant: the broker refuses the connection"), "{text}");
         assert!(text.contains("undelivered") && text.contains(&bytes(3 << 20)), "{text}");
         assert!(!text.contains('\x1b'), "{text}");
+    }
+
+    #[test]
+    fn status_says_when_the_last_reload_was_what_is_wrong_and_what_needs_a_restart() {
+        let said = |reload| render_reload(&reload, 65_000, false);
+        let reload = ReloadReport { at_ms: 4_000, ..ReloadReport::default() };
+
+        assert_eq!(said(reload.clone()), "1m 1s ago");
+        let refused = ReloadReport { problem: Some("f.toml:3:1: `batch`: no".to_owned()), ..reload.clone() };
+        assert_eq!(said(refused), "1m 1s ago, refused, the one before goes on: f.toml:3:1: `batch`: no");
+        let halfway = ReloadReport { needs_restart: vec!["gateway".to_owned(), "log".to_owned()], ..reload };
+        assert_eq!(said(halfway), "1m 1s ago, a restart is needed for: gateway, log");
     }
 
     #[test]

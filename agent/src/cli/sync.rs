@@ -2,6 +2,7 @@
 //! there.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::output::{self, Cell, OutputFormat, Table, Tone, bytes, tinted};
 use super::run;
-use crate::config::Loaded;
+use crate::config::{ConfigError, Loaded};
 use crate::control::{ControlRequest, client};
 use crate::supervisor::Agent;
 use crate::sync::{Sync, SyncReport};
@@ -31,7 +32,12 @@ pub(super) struct Args {
 }
 
 /// Runs the command. `level`: what the command line says of logging.
-pub(super) fn run(args: &Args, mut loaded: Loaded, level: Option<&str>) -> Result<ExitCode> {
+pub(super) fn run(
+    args: &Args,
+    mut loaded: Loaded,
+    level: Option<&str>,
+    load: impl Fn(Option<&Path>) -> Result<Loaded, ConfigError>,
+) -> Result<ExitCode> {
     let dir = loaded.config.data_dir.display().to_string();
     if !args.once {
         if client::ask(&loaded.config, &ControlRequest::Status)?.is_some() {
@@ -39,8 +45,11 @@ pub(super) fn run(args: &Args, mut loaded: Loaded, level: Option<&str>) -> Resul
                 "an agent runs on {dir} and delivers already; `forebay sync --once` asks it to deliver everything now"
             );
         }
-        loaded.config.listeners.clear();
-        return run::run(loaded);
+        let receiving_nothing = |mut loaded: Loaded| {
+            loaded.config.receive_nothing();
+            loaded
+        };
+        return run::run(receiving_nothing(loaded.complete()?), |file| load(file).map(receiving_nothing));
     }
     if loaded.config.upstreams.is_empty() {
         eprintln!("forebay: no upstream is configured; what waits is sealed into the datasets in {dir}");
@@ -57,10 +66,11 @@ pub(super) fn run(args: &Args, mut loaded: Loaded, level: Option<&str>) -> Resul
         }
     } else {
         eprintln!("forebay: no agent runs; delivering what is in {dir}");
+        loaded = loaded.complete()?;
         // The bar and the account at the end say what happened.
         loaded.config.log.level = level.unwrap_or("off").to_owned();
         telemetry::start(&loaded.config.log)?;
-        loaded.config.listeners.clear();
+        loaded.config.receive_nothing();
         deliver(loaded, &mut bar)?
     };
     bar.end();
@@ -78,24 +88,12 @@ fn deliver(loaded: Loaded, bar: &mut Bar) -> Result<SyncReport> {
         let mut signals = run::Signals::listen()?;
         let agent = Agent::start(loaded.config).await?;
         let delivered = tokio::select! {
-            report = until_done(&agent, bar) => report,
+            report = Sync::run(agent.shared(), |report| bar.show(report)) => report,
             name = signals.next() => Err(anyhow::anyhow!("{name}: interrupted; what was delivered is delivered")),
         };
         agent.stop().await?;
         delivered
     })
-}
-
-async fn until_done(agent: &Agent, bar: &mut Bar) -> Result<SyncReport> {
-    let shared = std::sync::Arc::clone(agent.shared());
-    let sync = tokio::task::spawn_blocking(move || Sync::start(&shared)).await?;
-    loop {
-        let report = sync.next().await;
-        bar.show(&report);
-        if report.done {
-            return Ok(report);
-        }
-    }
 }
 
 fn render(report: &SyncReport, colour: bool) -> String {

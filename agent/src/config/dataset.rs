@@ -1,40 +1,85 @@
 //! One `[[dataset]]`: which topics it takes and what its rows are.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use forebay_broker::topic::TopicPattern;
 use forebay_storage::dataset::spec::{DatasetSpec, EVENT_TIME_TOLERANCE, Envelope, FieldSpec, Format, Merge};
+use forebay_storage::spool::SpoolConfig;
 
-use super::Dataset;
-use super::document::{ConfigError, Node, Section};
-use super::read::word;
+use super::document::{ConfigError, Node, Origin, Section, nearest};
+use super::manifest;
+use super::read::{word, word_of};
+use super::{Dataset, Source, Subscription, read_file, units};
 
 type Result<T> = std::result::Result<T, ConfigError>;
 
 /// What there is when no dataset is configured: `messages` takes every topic, as it came.
 pub(super) fn default_datasets() -> Vec<Dataset> {
     let everything = TopicPattern::parse("#").expect("`#` is a topic filter");
-    vec![Dataset { spec: DatasetSpec::messages(), topics: vec![everything] }]
+    vec![Dataset {
+        spec: DatasetSpec::messages(),
+        topics: vec![everything],
+        source: None,
+        retained_once: true,
+        notes: Vec::new(),
+        origin: Origin::Default,
+    }]
+}
+
+/// What the `[[dataset]]` sections say, in file order.
+#[derive(Default)]
+pub(super) struct Declared {
+    pub(super) datasets: Vec<Dataset>,
+    /// Those that came with manifests.
+    pub(super) sources: Vec<Source>,
+    /// Where a dataset names its source, and what to say if there is none of that name.
+    named: Vec<Node>,
+}
+
+impl Declared {
+    /// Without any section there is one dataset, for everything.
+    pub(super) fn nothing() -> Self {
+        Self { datasets: default_datasets(), ..Self::default() }
+    }
+
+    /// The datasets, once it is known which sources there are.
+    pub(super) fn datasets_of(self, sources: &[Source]) -> Result<Vec<Dataset>> {
+        let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
+        for node in &self.named {
+            let name = node.text()?;
+            if !names.contains(&name) {
+                return Err(node.error(match (nearest(name, &names), names.is_empty()) {
+                    (Some(near), _) => format!("there is no source {name:?}; did you mean {near:?}?"),
+                    (None, true) => format!("there is no source {name:?}, nor any other [[source]]"),
+                    (None, false) => format!("there is no source {name:?}; there are: {}", names.join(", ")),
+                }));
+            }
+        }
+        Ok(self.datasets)
+    }
 }
 
 /// Every `[[dataset]]`, in file order.
-pub(super) fn datasets(node: Node) -> Result<Vec<Dataset>> {
+pub(super) fn datasets(node: Node, gateway: &str) -> Result<Declared> {
     let mut names = BTreeSet::new();
-    let mut datasets = Vec::new();
+    let mut declared = Declared::default();
     for section in node.sections()? {
         let origin = section.error("");
-        let dataset = dataset(section)?;
+        let dataset = dataset(section, gateway, &mut declared)?;
         if !names.insert(dataset.spec.name.to_ascii_lowercase()) {
             let problem = format!("there is another dataset of the name `{}`", dataset.spec.name);
             return Err(ConfigError { problem, ..origin });
         }
-        datasets.push(dataset);
+        declared.datasets.push(dataset);
     }
-    Ok(datasets)
+    Ok(declared)
 }
 
-fn dataset(mut section: Section) -> Result<Dataset> {
-    refuse_later(&mut section)?;
+fn dataset(mut section: Section, gateway: &str, declared: &mut Declared) -> Result<Dataset> {
+    if let Some(node) = section.take("manifest") {
+        return with_manifest(&node, section, gateway, declared);
+    }
     let whole = section.error("");
     let Some(name) = section.take("name") else {
         return Err(section.error("needs `name`"));
@@ -64,17 +109,79 @@ fn dataset(mut section: Section) -> Result<Dataset> {
         envelope: section.take("envelope").map_or(Ok(Envelope::default()), envelope)?,
         extra: section.read("extra", false, Node::boolean)?,
     };
+    let source = source(&mut section, declared)?;
+    let retained_once = retained_once(&mut section)?;
     section.finish()?;
+    let origin = whole.origin.clone();
     spec.validate().map_err(|error| ConfigError { problem: error.to_string(), ..whole })?;
-    Ok(Dataset { spec, topics })
+    Ok(Dataset { spec, topics, source, retained_once, notes: Vec::new(), origin })
 }
 
-/// A `manifest` replaces everything else, so it is named before `name` is missed.
-fn refuse_later(section: &mut Section) -> Result<()> {
-    match section.take("manifest") {
-        Some(node) => Err(node.error("reading an ODF manifest is not in this version")),
-        None => Ok(()),
+/// The section of a dataset that a manifest declares: what a manifest cannot say may stand beside it.
+fn with_manifest(node: &Node, mut section: Section, gateway: &str, declared: &mut Declared) -> Result<Dataset> {
+    let whole = section.error("");
+    let (mut dataset, fetched) = of_manifest(&node.path()?, gateway)?;
+    let topics = section.take("topics");
+    match (&fetched, topics) {
+        (Some(_), Some(node)) => return Err(node.error("the manifest names the topics, in SetPollingSource")),
+        (None, None) => {
+            return Err(section.error("needs `topics`: the manifest has a push source, which names none"));
+        }
+        (Some(_), None) => {}
+        (None, Some(node)) => {
+            dataset.topics = topic_patterns(node)?;
+            dataset.spec.captures = captures(&dataset.topics);
+            dataset.source = source(&mut section, declared)?;
+        }
     }
+    let spec = &mut dataset.spec;
+    spec.event_time_tolerance = section.read("event_time_tolerance", spec.event_time_tolerance, Node::duration)?;
+    spec.envelope = section.take("envelope").map_or(Ok(Envelope::default()), envelope)?;
+    spec.extra = section.read("extra", false, Node::boolean)?;
+    spec.validate().map_err(|error| ConfigError { problem: error.to_string(), ..whole })?;
+    dataset.retained_once = retained_once(&mut section)?;
+    section.finish()?;
+    declared.sources.extend(fetched);
+    Ok(dataset)
+}
+
+/// The dataset that a manifest declares, and the source of its messages if it names one.
+pub(super) fn of_manifest(file: &Path, gateway: &str) -> Result<(Dataset, Option<Source>)> {
+    let manifest = manifest::read(&read_file(file, manifest::BYTES_MAX as u64)?, file)?;
+    let name = &manifest.spec.name;
+    let source = manifest.mqtt.map(|fetch| Source::of_manifest(fetch, name, gateway));
+    let mut notes = manifest.notes;
+    let tolerance = units::show_duration(manifest.spec.event_time_tolerance);
+    if manifest.spec.event_time.is_some() {
+        notes.push(format!(
+            "an event more than {tolerance} ahead of its receipt is a dead letter: `event_time_tolerance`"
+        ));
+    }
+    if matches!(manifest.spec.merge, Merge::Ledger { .. }) {
+        let keys = SpoolConfig::default().ledger_keys_max;
+        notes.push(format!("Ledger knows the last {keys} keys: an older row that comes again is a row again"));
+    }
+    let topics = source.iter().flat_map(|source| &source.topics).filter_map(Subscription::pattern).collect();
+    let dataset = Dataset {
+        source: source.as_ref().map(|source| source.name.clone()),
+        spec: manifest.spec,
+        topics,
+        retained_once: true,
+        notes,
+        origin: Origin::start_of(file),
+    };
+    Ok((dataset, source))
+}
+
+fn source(section: &mut Section, declared: &mut Declared) -> Result<Option<String>> {
+    let Some(node) = section.take("source") else { return Ok(None) };
+    let name = node.text()?.to_owned();
+    declared.named.push(node);
+    Ok(Some(name))
+}
+
+fn retained_once(section: &mut Section) -> Result<bool> {
+    section.read("retained", true, |node| word(node, &[("once", true), ("every", false)]))
 }
 
 /// At least one; all must capture the same names, because captures are columns.
@@ -122,7 +229,7 @@ fn format(section: &mut Section) -> Result<Format> {
     }
 }
 
-fn delimiter(node: &Node) -> Result<u8> {
+pub(super) fn delimiter(node: &Node) -> Result<u8> {
     match node.text()?.as_bytes() {
         [byte] if byte.is_ascii() && !matches!(byte, b'"' | b'\r' | b'\n') => Ok(*byte),
         _ => Err(node.error("one ASCII character, such as \";\" or \"\\t\"")),
@@ -136,15 +243,17 @@ fn schema(node: Node) -> Result<Vec<FieldSpec>> {
         .collect()
 }
 
-fn merge(node: Node) -> Result<Merge> {
+/// A merge strategy, as `[[dataset]]` and ODF manifests alike write it; its kind in either of ODF's spellings.
+pub(super) fn merge(node: Node) -> Result<Merge> {
     let mut section = node.section()?;
     let Some(kind) = section.take("kind") else {
         return Err(section.error("needs `kind`: \"Append\" or \"Ledger\""));
     };
     let key = section.take("primaryKey");
-    let merge = match kind.text()? {
+    let name = manifest::spelled(kind.text()?);
+    let merge = match name.as_str() {
         "UpsertStream" | "ChangelogStream" => {
-            return Err(kind.error(format!("the merge strategy {} is not in this version", kind.text()?)));
+            return Err(kind.error(format!("the merge strategy {name} is not in this version")));
         }
         "Snapshot" => {
             return Err(kind.error(
@@ -152,13 +261,13 @@ fn merge(node: Node) -> Result<Merge> {
                  Use Ledger (rows with a key) or Append",
             ));
         }
-        _ => word(&kind, &[("Append", false), ("Ledger", true)])?,
+        _ => word_of(&kind, &name, &[("Append", false), ("Ledger", true)])?,
     };
     section.finish()?;
     match (merge, key) {
         (false, None) => Ok(Merge::Append),
         (false, Some(key)) => Err(key.error("belongs to kind = \"Ledger\"")),
-        (true, None) => Err(kind.error("Ledger needs primaryKey = [\"column\", ...]")),
+        (true, None) => Err(kind.error("Ledger needs primaryKey, a list of columns")),
         (true, Some(key)) => Ok(Merge::Ledger { primary_key: texts(key)? }),
     }
 }
@@ -176,6 +285,7 @@ fn envelope(node: Node) -> Result<Envelope> {
         ("retain", |envelope| envelope.retain = true),
         ("received_at", |envelope| envelope.received_at = true),
         ("clock", |envelope| envelope.clock = true),
+        ("source", |envelope| envelope.source = true),
     ];
     let mut envelope = Envelope::default();
     for node in node.list()? {

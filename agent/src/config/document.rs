@@ -5,7 +5,7 @@
 //! was asked for. So the code that reads a key is the only list of keys.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use toml::Spanned;
@@ -57,6 +57,23 @@ pub enum Origin {
     Env(String),
 }
 
+impl Origin {
+    /// The beginning of a file.
+    #[must_use]
+    pub fn start_of(file: &Path) -> Self {
+        Self::File { file: file.into(), line: 1, column: 1 }
+    }
+
+    /// The file, if it is one.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File { file, .. } => Some(file),
+            Self::Default | Self::Env(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -74,11 +91,13 @@ pub struct Node {
     pub key: String,
     /// Where the key stands (for an element of a list: the element).
     pub origin: Origin,
-    value: Value,
+    pub(super) value: Value,
 }
 
 #[derive(Clone, Debug)]
-enum Value {
+pub(super) enum Value {
+    /// A key without a value, as YAML may have it.
+    Nothing,
     Text(String),
     Integer(i64),
     Float,
@@ -91,6 +110,7 @@ enum Value {
 impl Value {
     fn kind(&self) -> &'static str {
         match self {
+            Self::Nothing => "nothing",
             Self::Text(_) => "text",
             Self::Integer(_) => "an integer",
             Self::Float => "a number",
@@ -221,6 +241,15 @@ impl Node {
         parse(self.text()?).map_err(|problem| self.error(problem))
     }
 
+    /// A file, relative to the one in which it is named.
+    pub fn path(&self) -> Result<PathBuf, ConfigError> {
+        let beside = match &self.origin {
+            Origin::File { file, .. } => file.parent(),
+            Origin::Default | Origin::Env(_) => None,
+        };
+        Ok(beside.unwrap_or(Path::new("")).join(self.text()?))
+    }
+
     /// An integer that fits the type.
     pub fn integer<T: TryFrom<i64>>(&self) -> Result<T, ConfigError> {
         let value = match &self.value {
@@ -262,6 +291,11 @@ impl Node {
             }
             _ => Err(self.expected("a time span such as \"60s\"")),
         }
+    }
+
+    /// Whether it is a list.
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.value, Value::List(_))
     }
 
     /// The elements of a list.
@@ -309,11 +343,12 @@ pub struct Section {
 }
 
 impl Section {
-    /// Takes a key out, if it is there.
+    /// Takes a key out, if it is there and has a value.
     pub fn take(&mut self, key: &'static str) -> Option<Node> {
         self.asked.push(key);
         let position = self.entries.iter().position(|(known, _)| known == key)?;
-        Some(self.entries.remove(position).1)
+        let (_, node) = self.entries.remove(position);
+        Some(node).filter(|node| !matches!(node.value, Value::Nothing))
     }
 
     /// Takes a key out and reads it, or answers `default`.
@@ -410,6 +445,6 @@ impl Source<'_> {
     }
 }
 
-fn join(section: &str, key: &str) -> String {
+pub(super) fn join(section: &str, key: &str) -> String {
     if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
 }

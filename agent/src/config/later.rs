@@ -7,15 +7,7 @@ pub(super) struct Later {
 }
 
 /// Section, key, what it would do. `*` stands for every section.
-const LATER: &[(&str, &str, &str)] = &[
-    ("", "source", "reading from an external broker ([[source]])"),
-    ("", "http", "the status page and metrics ([http])"),
-    ("auth", "password_file", "a password file"),
-    ("auth", "acl_file", "an access control list"),
-    ("listener", "tls", "TLS on a listener"),
-    ("listener", "transport", "a listener over WebSocket"),
-    ("dataset", "manifest", "reading an ODF manifest"),
-];
+const LATER: &[(&str, &str, &str)] = &[("", "http", "the status page and metrics ([http])")];
 
 /// Whether a key comes later.
 pub(super) fn find(section: &str, key: &str) -> Option<Later> {

@@ -1,32 +1,44 @@
 //! The configuration: one TOML file, every key optional, turned into types that cannot be wrong.
 //!
 //! Reading order: this file (what there is, and its defaults), `read` (sections to types), `dataset` (one `[[dataset]]`),
-//! `upstream` (one `[[upstream]]`), `document` (the tree with origins, and the errors), `later` (keys of later versions), `units`, `sample` (what `init`
-//! writes).
+//! `listener` (`[[listener]]` and `[auth]`), `source` (one `[[source]]`), `upstream` (one `[[upstream]]`), [`manifest`] (a dataset as ODF declares it), `document` (the tree with origins, and the
+//! errors; `yaml`: the same of YAML), `credential` (files that systemd brings), `later` (keys of later versions), `units`, `sample` (what `init` writes).
 
+mod credential;
 mod dataset;
 mod document;
 mod later;
+mod listener;
+pub mod manifest;
 mod read;
 mod sample;
+mod source;
 pub mod units;
 mod upstream;
+mod yaml;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use forebay_broker::config::{Limits, ListenerConfig};
+use forebay_broker::config::Limits;
 use forebay_broker::topic::TopicPattern;
 use forebay_storage::dataset::spec::DatasetSpec;
 use forebay_storage::spool::SpoolConfig;
 
 pub use self::document::{ConfigError, ENV_PREFIX, Node, Origin, nearest};
+pub use self::listener::{Auth, Bind, ClientTls, Listener, ListenerTls};
 pub use self::sample::sample;
+pub use self::source::{Login, Password, Source, SourceUrl, Subscription};
 pub use self::upstream::{Bucket, Ingest, IngestFormat, NodeUrl, Secret, Upstream, UpstreamKind, Window};
+
+use crate::doors;
 
 /// Where a configuration is looked for when none is named, in this order.
 pub const SEARCH_PATH: [&str; 2] = ["./forebay.toml", "/etc/forebay/forebay.toml"];
+
+/// Largest configuration file that is read, bytes: 16 MiB.
+const CONFIG_BYTES_MAX: u64 = 16 << 20;
 
 /// Everything the agent can be told.
 #[derive(Clone, Debug)]
@@ -36,15 +48,17 @@ pub struct Config {
     /// Where everything is kept. Default `./forebay-data`.
     pub data_dir: PathBuf,
     /// Where devices connect to. Default: 127.0.0.1:1883.
-    pub listeners: Vec<ListenerConfig>,
-    /// Whether clients may connect without credentials from beyond this machine. Default false.
-    pub allow_anonymous: bool,
+    pub listeners: Vec<Listener>,
+    /// Who may connect and publish.
+    pub auth: Auth,
     /// What becomes of a message that no dataset takes, from a client that cannot be told (MQTT 3.1.1).
     pub on_refused: OnRefused,
     /// Limits of the broker.
     pub limits: Limits,
     /// Datasets in file order; the first that takes a topic has it. Default: one, `messages`, that takes everything.
     pub datasets: Vec<Dataset>,
+    /// Brokers that we subscribe to. Default: none.
+    pub sources: Vec<Source>,
     /// The spool's bounds.
     pub spool: SpoolConfig,
     /// When a batch is cut.
@@ -58,12 +72,28 @@ pub struct Config {
 }
 
 /// One `[[dataset]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataset {
     /// What it is.
     pub spec: DatasetSpec,
     /// Which topics it takes.
     pub topics: Vec<TopicPattern>,
+    /// The source whose messages it takes, and no others. Default: it takes those of devices and of every source.
+    pub source: Option<String>,
+    /// A retained value that a source sends again, because it subscribed again, is stored once. Default true.
+    pub retained_once: bool,
+    /// What its manifest says that leads to nothing here, a line each.
+    pub notes: Vec<String>,
+    /// Where it is declared: its section, or its manifest.
+    pub origin: Origin,
+}
+
+impl Dataset {
+    /// Whether it takes messages of this source.
+    #[must_use]
+    pub fn takes_from(&self, source: &str) -> bool {
+        self.source.as_ref().is_none_or(|from| from == source)
+    }
 }
 
 /// What becomes of a message that no dataset takes, when its client speaks MQTT 3.1.1 and cannot be told why.
@@ -92,7 +122,7 @@ pub struct Batch {
 pub struct Log {
     /// Text or JSON lines. Default: text.
     pub format: LogFormat,
-    /// A level, or directives as `tracing-subscriber` reads them. Default `info`.
+    /// A level, or `module=level` pairs with commas between them. Default `info`.
     pub level: String,
 }
 
@@ -113,11 +143,12 @@ impl Default for Config {
         Self {
             gateway: host_name(),
             data_dir: PathBuf::from("./forebay-data"),
-            listeners: vec![ListenerConfig { bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 1_883)) }],
-            allow_anonymous: false,
+            listeners: vec![Listener::default()],
+            auth: Auth::default(),
             on_refused: OnRefused::default(),
             limits,
             datasets: dataset::default_datasets(),
+            sources: Vec::new(),
             spool: SpoolConfig { sessions_max, ..SpoolConfig::default() },
             batch: Batch::default(),
             keep_delivered_bytes: 256 << 20,
@@ -146,6 +177,36 @@ pub struct Loaded {
     pub config: Config,
     /// The file it was read from; none: built-in defaults.
     pub file: Option<PathBuf>,
+    /// A credential that this process does not have.
+    missing: Option<ConfigError>,
+}
+
+impl Loaded {
+    /// A configuration, and the file that it was read from.
+    #[must_use]
+    pub fn new(config: Config, file: Option<PathBuf>) -> Self {
+        Self { config, file, missing: None }
+    }
+
+    /// The same, for whoever needs the files that it names.
+    ///
+    /// # Errors
+    /// It names a credential, and this process has none.
+    pub fn complete(self) -> Result<Self, ConfigError> {
+        match self.missing {
+            Some(missing) => Err(missing),
+            None => Ok(self),
+        }
+    }
+
+    /// The files that it was read from: the configuration and the manifests that it names; and those of listeners and
+    /// `[auth]`. Whoever waits for a change watches them.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let declared = self.config.datasets.iter().filter_map(|dataset| dataset.origin.file());
+        let files = self.file.iter().cloned().chain(declared.map(Path::to_owned)).chain(doors::files(&self.config));
+        files.collect::<BTreeSet<PathBuf>>().into_iter().collect()
+    }
 }
 
 impl Config {
@@ -156,16 +217,56 @@ impl Config {
             None => SEARCH_PATH.iter().map(PathBuf::from).find(|path| path.is_file()),
         };
         let mut tree = match &found {
-            Some(file) => Node::parse(&read_file(file)?, file)?,
+            Some(file) => Node::parse(&read_file(file, CONFIG_BYTES_MAX)?, file)?,
             None => Node::empty(),
         };
+        let env: Vec<_> = env.into_iter().collect();
+        let credentials = env.iter().find(|(name, _)| name == credential::DIRECTORY).map(|(_, dir)| PathBuf::from(dir));
         apply_env(&mut tree, env)?;
-        Ok(Loaded { config: read::config(tree)?, file: found })
+        let missing = credential::resolve(&mut tree, credentials.as_deref())?;
+        Ok(Loaded { missing, ..Loaded::new(read::config(tree)?, found) })
     }
 
     /// Reads a configuration from its text; `file` names it in errors.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
         read::config(Node::parse(text, file)?)
+    }
+
+    /// Adds what a manifest declares: a dataset, and the source that its SetPollingSource fetches from.
+    ///
+    /// # Errors
+    /// The file cannot be read or honoured, or clashes with what there is. A manifest that names no topics is one of them.
+    pub fn add_manifest(&mut self, file: &Path) -> Result<(), ConfigError> {
+        let (dataset, source) = dataset::of_manifest(file, &self.gateway)?;
+        let origin = Origin::start_of(file);
+        let error = |problem: String| ConfigError { origin: origin.clone(), key: String::new(), problem };
+        let Some(source) = source else {
+            return Err(error(
+                "has a push source, which names no topics: declare it as [[dataset]] with `manifest` and `topics`"
+                    .to_owned(),
+            ));
+        };
+        let name = &dataset.spec.name;
+        if self.datasets.iter().any(|known| known.spec.name.eq_ignore_ascii_case(name)) {
+            return Err(error(format!("there is another dataset of the name `{name}`")));
+        }
+        if self.sources.iter().any(|known| known.name.eq_ignore_ascii_case(&source.name)) {
+            return Err(error(format!("there is a source of the name of its dataset, `{name}`")));
+        }
+        if self.datasets == dataset::default_datasets() {
+            self.datasets.clear();
+        }
+        // First, so that no wider pattern takes its messages.
+        self.datasets.insert(0, dataset);
+        self.sources.push(source);
+        source::make_room(&mut self.spool);
+        Ok(())
+    }
+
+    /// For an agent that only seals and delivers: no device and no source is heard.
+    pub fn receive_nothing(&mut self) {
+        self.listeners.clear();
+        self.sources.clear();
     }
 
     /// The socket by which commands reach a running agent.
@@ -174,9 +275,15 @@ impl Config {
     }
 }
 
-fn read_file(file: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(file).map_err(|error| ConfigError {
-        origin: Origin::File { file: file.into(), line: 1, column: 1 },
+fn read_file(file: &Path, bytes_max: u64) -> Result<String, ConfigError> {
+    let read = || {
+        if std::fs::metadata(file)?.len() > bytes_max {
+            return Err(std::io::Error::other(format!("it has more than {}", units::show_size(bytes_max))));
+        }
+        std::fs::read_to_string(file)
+    };
+    read().map_err(|error| ConfigError {
+        origin: Origin::start_of(file),
         key: String::new(),
         problem: format!("cannot be read: {error}"),
     })
@@ -193,5 +300,7 @@ fn host_name() -> String {
     if name.is_empty() { "gateway".to_owned() } else { name }
 }
 
+#[cfg(test)]
+mod source_tests;
 #[cfg(test)]
 mod tests;

@@ -1,20 +1,20 @@
 //! Sections of the file, turned into types. The order is that of the file `init` writes.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
-use forebay_broker::config::{Limits, ListenerConfig};
+use forebay_broker::config::Limits;
 use forebay_storage::spool::{OnFull, SpoolConfig};
 
+use super::dataset::Declared;
 use super::document::{ConfigError, Node, Section, nearest};
 use super::units::show_size;
-use super::{Batch, Config, Log, LogFormat, OnRefused};
+use super::{Batch, Config, Log, LogFormat, OnRefused, Secret};
 
 type Result<T> = std::result::Result<T, ConfigError>;
 
 /// The largest packet whose message, with the longest Client Identifier, the spool can take: 63 MiB.
-const PACKET_BYTES_MAX: u32 = 63 << 20;
+pub(super) const PACKET_BYTES_MAX: u32 = 63 << 20;
 
 /// The whole file.
 pub(super) fn config(tree: Node) -> Result<Config> {
@@ -23,19 +23,27 @@ pub(super) fn config(tree: Node) -> Result<Config> {
     let gateway = root.read("gateway", default.gateway, gateway)?;
     let data_dir = root.read("data_dir", default.data_dir, |node| Ok(PathBuf::from(node.text()?)))?;
     let on_refused = root.read("on_refused", default.on_refused, on_refused)?;
-    let allow_anonymous = section(&mut root, "auth", auth)?.unwrap_or(false);
+    let auth = section(&mut root, "auth", super::listener::auth)?.unwrap_or_default();
     let listeners = match root.take("listener") {
-        Some(node) => listeners(node, allow_anonymous)?,
+        Some(node) => super::listener::listeners(node, &auth)?,
         None => default.listeners,
     };
     let limits = section(&mut root, "limits", limits)?.unwrap_or_default();
-    let datasets = match root.take("dataset") {
-        Some(node) => super::dataset::datasets(node)?,
-        None => default.datasets,
+    let mut declared = match root.take("dataset") {
+        Some(node) => super::dataset::datasets(node, &gateway)?,
+        None => Declared::nothing(),
     };
+    let sources = match root.take("source") {
+        Some(node) => super::source::sources(node, &declared.sources, &declared.datasets, &gateway)?,
+        None => std::mem::take(&mut declared.sources),
+    };
+    let datasets = declared.datasets_of(&sources)?;
     let mut spool = section(&mut root, "spool", spool)?.unwrap_or_default();
     // The broker counts the sessions of clients that are away, the spool all of them.
     spool.sessions_max = (limits.sessions_max as u64).saturating_add(limits.connections_max as u64);
+    for _ in &sources {
+        super::source::make_room(&mut spool);
+    }
     let batch = section(&mut root, "batch", batch)?.unwrap_or_default();
     let keep_delivered_bytes = section(&mut root, "retention", retention)?.unwrap_or(default.keep_delivered_bytes);
     let upstreams = match root.take("upstream") {
@@ -48,10 +56,11 @@ pub(super) fn config(tree: Node) -> Result<Config> {
         gateway,
         data_dir,
         listeners,
-        allow_anonymous,
+        auth,
         on_refused,
         limits,
         datasets,
+        sources,
         spool,
         batch,
         keep_delivered_bytes,
@@ -74,7 +83,11 @@ fn section<T>(
 
 /// One of a few words; anything else is answered with the nearest.
 pub(super) fn word<T: Copy>(node: &Node, words: &[(&str, T)]) -> Result<T> {
-    let text = node.text()?;
+    word_of(node, node.text()?, words)
+}
+
+/// The same for a node's text in another spelling.
+pub(super) fn word_of<T: Copy>(node: &Node, text: &str, words: &[(&str, T)]) -> Result<T> {
     if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
         return Ok(*value);
     }
@@ -84,6 +97,38 @@ pub(super) fn word<T: Copy>(node: &Node, words: &[(&str, T)]) -> Result<T> {
         Some(near) => format!("\"{text}\" is not one of {choice}; did you mean \"{near}\"?"),
         None => format!("\"{text}\" is not one of {choice}"),
     }))
+}
+
+/// Reads a key that belongs to some kinds of upstream or source only.
+pub(super) fn only_if<T>(
+    belongs: bool,
+    to: &str,
+    section: &mut Section,
+    key: &'static str,
+    read: impl FnOnce(&Node) -> Result<T>,
+) -> Result<Option<T>> {
+    match section.take(key) {
+        Some(node) if !belongs => Err(node.error(format!("belongs to {to} only"))),
+        Some(node) => read(&node).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// A secret by the name of its file, or of an environment variable.
+pub(super) fn secret(
+    belongs: bool,
+    to: &str,
+    section: &mut Section,
+    file: &'static str,
+    env: &'static str,
+) -> Result<Option<Secret>> {
+    let in_file = only_if(belongs, to, section, file, |node| Ok(Secret::File(PathBuf::from(node.text()?))))?;
+    let other = section.error(format!("has both {file} and {env}: one of them"));
+    let in_env = only_if(belongs, to, section, env, |node| Ok(Secret::Env(node.text()?.to_owned())))?;
+    match (in_file, in_env) {
+        (Some(_), Some(_)) => Err(other),
+        (file, env) => Ok(file.or(env)),
+    }
 }
 
 fn gateway(node: &Node) -> Result<String> {
@@ -98,40 +143,6 @@ fn on_refused(node: &Node) -> Result<OnRefused> {
     word(node, &[("dead-letter", OnRefused::DeadLetter), ("disconnect", OnRefused::Disconnect)])
 }
 
-fn auth(section: &mut Section) -> Result<bool> {
-    section.read("allow_anonymous", false, Node::boolean)
-}
-
-fn listeners(node: Node, allow_anonymous: bool) -> Result<Vec<ListenerConfig>> {
-    let mut listeners = Vec::new();
-    for mut section in node.sections()? {
-        let Some(node) = section.take("bind") else {
-            return Err(section.error("needs `bind`, such as bind = \"127.0.0.1:1883\""));
-        };
-        let bind = bind(&node, allow_anonymous)?;
-        if bind.port() != 0 && listeners.iter().any(|known: &ListenerConfig| known.bind == bind) {
-            return Err(node.error(format!("{bind} is already the address of another listener")));
-        }
-        section.finish()?;
-        listeners.push(ListenerConfig { bind });
-    }
-    Ok(listeners)
-}
-
-fn bind(node: &Node, allow_anonymous: bool) -> Result<SocketAddr> {
-    let bind: SocketAddr = node.parsed(|text| {
-        text.parse()
-            .map_err(|_| format!("{text:?} is not an address and port such as \"127.0.0.1:1883\" or \"[::1]:1883\""))
-    })?;
-    if !bind.ip().is_loopback() && !allow_anonymous {
-        return Err(node.error(format!(
-            "{bind} can be reached from other machines, and this version has no passwords: anybody there could \
-             publish. Add these two lines if that is what you want:\n\n    [auth]\n    allow_anonymous = true\n"
-        )));
-    }
-    Ok(bind)
-}
-
 fn limits(section: &mut Section) -> Result<Limits> {
     let default = Limits::default();
     Ok(Limits {
@@ -140,6 +151,17 @@ fn limits(section: &mut Section) -> Result<Limits> {
         session_expiry_secs_max: section.read("session_expiry_max", default.session_expiry_secs_max, |node| {
             u32::try_from(node.duration()?.as_secs()).map_err(|_| node.error("at most 136 years"))
         })?,
+        connections_per_address_max: section.read(
+            "connections_per_address_max",
+            default.connections_per_address_max,
+            positive,
+        )?,
+        connections_per_user_max: section.read(
+            "connections_per_user_max",
+            default.connections_per_user_max,
+            positive,
+        )?,
+        connecting_max: section.read("connecting_max", default.connecting_max, positive)?,
         connect_timeout: section.read("connect_timeout", default.connect_timeout, Node::duration)?,
         keep_alive_secs_max: section.read("keep_alive_max", default.keep_alive_secs_max, |node| {
             u16::try_from(node.duration()?.as_secs()).map_err(|_| node.error("at most 65,535 seconds [MQTT-3.1.2.10]"))
@@ -150,6 +172,31 @@ fn limits(section: &mut Section) -> Result<Limits> {
                 _ => Err(node.error(format!("from 128 B to {}", show_size(PACKET_BYTES_MAX.into())))),
             }
         })?,
+        connect_bytes_max: section.read("connect_bytes_max", default.connect_bytes_max, |node| match u32::try_from(
+            node.size()?,
+        ) {
+            Ok(bytes @ 128..=PACKET_BYTES_MAX) => Ok(bytes),
+            _ => Err(node.error(format!("from 128 B to {}", show_size(PACKET_BYTES_MAX.into())))),
+        })?,
+        will_bytes_max: section.read("will_bytes_max", default.will_bytes_max, |node| {
+            usize::try_from(node.size()?)
+                .ok()
+                .filter(|bytes| *bytes <= 65_535)
+                .ok_or_else(|| node.error("at most 65,535 B [MQTT-3.1.3.4]"))
+        })?,
+        packet_timeout: section.read("packet_timeout", default.packet_timeout, Node::duration)?,
+        partial_bytes_max: section.read("partial_bytes_max", default.partial_bytes_max, |node| {
+            usize::try_from(node.size()?)
+                .ok()
+                .filter(|bytes| *bytes >= 64 * 1024)
+                .ok_or_else(|| node.error("at least 64 KiB"))
+        })?,
+        idle_timeout: section.read("idle_timeout", default.idle_timeout, |node| {
+            Ok(Some(node.duration()?).filter(|timeout| !timeout.is_zero()))
+        })?,
+        publish_rate_max: section.read("publish_rate_max", default.publish_rate_max, Node::integer)?,
+        logins_waiting_max: section.read("logins_waiting_max", default.logins_waiting_max, positive)?,
+        login_failures_max: section.read("login_failures_max", default.login_failures_max, Node::integer)?,
         receive_maximum: section.read("receive_maximum", default.receive_maximum, |node| {
             NonZeroU16::new(node.integer()?).ok_or_else(|| node.error("at least 1"))
         })?,
@@ -228,7 +275,7 @@ fn log(section: &mut Section) -> Result<Log> {
         })?,
         level: section.read("level", default.level, |node| {
             node.parsed(|text| {
-                text.parse::<tracing_subscriber::EnvFilter>()
+                text.parse::<tracing_subscriber::filter::Targets>()
                     .map(|_| text.to_owned())
                     .map_err(|error| format!("{text:?} is not a log level: {error}"))
             })

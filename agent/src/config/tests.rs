@@ -1,6 +1,7 @@
 //! What a configuration may say, and how it is told that it may not.
 
 use super::*;
+use forebay_broker::tls::CertificateIdentity;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(text, Path::new("forebay.toml"))
@@ -64,9 +65,12 @@ fn the_sample_names_every_key() {
         .map(|line| format!("{line}\n"))
         .collect();
 
-    let config = parse(&all).unwrap();
+    let dir = source_tests::with_seed();
+    let file = dir.path().join("forebay.toml");
+    let config = Config::parse(&all.replace("leak.yaml", "temp.yaml"), &file).unwrap();
 
     assert_eq!(config.gateway, "gw-07");
+    assert_eq!(config.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>(), ["temp", "plant"]);
     assert_eq!(config.datasets[0].spec.captures, ["site", "device"]);
     let urls: Vec<&str> = config.upstreams.iter().map(|upstream| upstream.url.as_str()).collect();
     assert_eq!(
@@ -118,10 +122,6 @@ fn text_that_is_not_toml_is_named_with_its_line() {
 fn keys_of_later_versions_are_refused_by_name() {
     for (text, what) in [
         ("[http]\nbind = \"127.0.0.1:9183\"", "`http`: the status page and metrics"),
-        ("[[source]]\nurl = \"mqtts://b\"", "`source`: reading from an external broker"),
-        ("[[listener]]\nbind = \"127.0.0.1:1\"\ntls = {}", "`listener.tls`: TLS on a listener"),
-        ("[auth]\npassword_file = \"x\"", "`auth.password_file`: a password file"),
-        ("[[dataset]]\nmanifest = \"x\"", "`dataset.manifest`: reading an ODF manifest"),
         ("[[dataset]]\nname=\"d\"\ntopics=[\"a\"]\nformat=\"sparkplug-b\"", "`dataset.format`"),
     ] {
         let error = error_of(text);
@@ -138,8 +138,78 @@ fn anonymous_access_beyond_loopback_needs_two_words() {
     let config = parse(&format!("{open}[auth]\nallow_anonymous = true\n")).unwrap();
 
     assert!(error.contains("forebay.toml:2:1: `listener.bind`"), "{error}");
+    assert!(error.contains("[auth]\n    password_file = "), "{error}");
     assert!(error.contains("[auth]\n    allow_anonymous = true"), "{error}");
+    for guarded in [
+        format!("{open}[auth]\npassword_file = \"passwd\"\n"),
+        format!("{open}tls = {{ cert = \"c\", key_file = \"k\", client_ca = \"a\" }}\n"),
+        format!("{open}allow_anonymous = true\n"),
+        "[[listener]]\nbind = \"unix:/run/forebay/mqtt.sock\"\n".to_owned(),
+    ] {
+        parse(&guarded).unwrap();
+    }
+    for not_guarded in [
+        format!("{open}tls = {{ cert = \"c\", key_file = \"k\" }}\n"),
+        format!("{open}tls = {{ cert = \"c\", key_file = \"k\", client_ca = \"a\", client_cert = \"optional\" }}\n"),
+        format!("{open}allow_anonymous = false\n[auth]\nallow_anonymous = true\n"),
+    ] {
+        assert!(error_of(&not_guarded).contains("can be reached from other machines"), "{not_guarded}");
+    }
     assert_eq!(config.listeners[0].bind.to_string(), "0.0.0.0:1883");
+}
+
+#[test]
+fn a_listener_says_what_is_spoken_and_who_may_come_in() {
+    let text = "
+        [[listener]]
+        bind = \"127.0.0.1:8883\"
+        transport = \"websocket\"
+        [listener.tls]
+        cert = \"server.crt\"
+        key_file = \"/keys/server.key\"
+        client_ca = \"ca.crt\"
+        client_crl = \"crl.pem\"
+        client_cert = \"optional\"
+        identity = \"san\"
+        [auth]
+        password_file = \"passwd\"
+        acl_file = \"/etc/acl\"
+    ";
+
+    let config = Config::parse(text, Path::new("/etc/forebay/forebay.toml")).unwrap();
+
+    let listener = &config.listeners[0];
+    let clients = listener.tls.as_ref().unwrap().clients.as_ref().unwrap();
+    assert_eq!(listener.scheme(), "wss");
+    assert_eq!(clients.identity, CertificateIdentity::SubjectAltName);
+    assert!(!clients.required && config.auth.refuses_anonymous());
+    let files: Vec<String> = doors::files(&config).iter().map(|file| file.display().to_string()).collect();
+    let beside = |name: &str| format!("/etc/forebay/{name}");
+    assert_eq!(
+        files,
+        [
+            beside("passwd"),
+            "/etc/acl".to_owned(),
+            beside("server.crt"),
+            "/keys/server.key".to_owned(),
+            beside("ca.crt"),
+            beside("crl.pem")
+        ]
+    );
+}
+
+#[test]
+fn a_listener_with_half_of_what_it_needs_is_told_the_other_half() {
+    for (tls, what) in [
+        ("{ cert = \"c\" }", "needs `cert` and `key_file`"),
+        ("{ cert = \"c\", key_file = \"k\", identity = \"cn\" }", "`listener.tls.identity`: needs `client_ca`"),
+        ("{ cert = \"c\", key_file = \"k\", client_ca = \"a\", identity = \"dn\" }", "\"dn\" is not one of"),
+        ("{ cert = \"c\", key = \"k\" }", "needs `cert` and `key_file`"),
+    ] {
+        let error = error_of(&format!("[[listener]]\nbind = \"127.0.0.1:1\"\ntls = {tls}\n"));
+        assert!(error.contains(what), "{error}");
+    }
+    assert!(error_of("[[listener]]\nbind = \"unix:\"\n").contains("unix:/run/forebay/mqtt.sock"));
 }
 
 #[test]
@@ -212,7 +282,7 @@ fn the_environment_overrides_any_key() {
     assert_eq!(config.spool.max_bytes, 64 << 20);
     assert_eq!(config.batch.rows, 5);
     assert_eq!(config.gateway, "7");
-    assert_eq!(config.listeners[1].bind.port(), 2);
+    assert_eq!(config.listeners[1].bind.to_string(), "127.0.0.1:2");
     assert_eq!(config.upstreams[0].url, "file:///mnt/x");
 }
 
@@ -232,7 +302,7 @@ fn a_wrong_variable_is_named() {
 fn a_new_list_can_begin_in_the_environment() {
     let config = with_env("", &[("FOREBAY__LISTENER__0__BIND", "127.0.0.1:5")]).unwrap();
 
-    assert_eq!(config.listeners[0].bind.port(), 5);
+    assert!(config.listeners[0].bind.to_string().ends_with(":5"));
 }
 
 #[test]
@@ -262,6 +332,28 @@ fn the_url_of_an_upstream_says_what_it_is() {
     assert_eq!(node.join("info").as_str(), "https://node.example.com/api/info");
     let UpstreamKind::Ingest(ingest) = kind("http://127.0.0.1:8080") else { panic!() };
     assert_eq!(ingest.node.fill(&ingest.path, "t").as_str(), "http://127.0.0.1:8080/t/ingest");
+}
+
+#[cfg(not(feature = "s3"))]
+#[test]
+fn a_build_without_s3_refuses_a_bucket_and_says_how_to_get_it() {
+    for url in ["s3://lake", "s3+https://store:9000/lake"] {
+        let error = upstream(url, "").unwrap_err().to_string();
+
+        assert!(error.contains("`upstream.url`: `s3"), "{error}");
+        assert!(error.contains("left out of this build") && error.contains("--features s3`"), "{error}");
+    }
+    assert!(upstream("file:///mnt/usb", "").is_ok());
+}
+
+#[cfg(not(feature = "smart-push"))]
+#[test]
+fn a_build_without_smart_push_refuses_its_node_and_says_how_to_get_it() {
+    let error = upstream("odf+https://node/acme", "").unwrap_err().to_string();
+
+    assert!(error.contains("`upstream.url`: `odf+https://` is left out of this build"), "{error}");
+    assert!(error.contains("--features smart-push`"), "{error}");
+    assert!(upstream("https://node/acme", "").is_ok());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use reqwest::Url;
 
 use super::Dataset;
 use super::document::{ConfigError, Node, Section, nearest};
-use super::read::word;
+use super::read::{only_if, secret, word};
 
 type Result<T> = std::result::Result<T, ConfigError>;
 type Parsed<T> = std::result::Result<T, String>;
@@ -192,20 +192,37 @@ impl Secret {
     /// # Errors
     /// One line that names the file or variable.
     pub fn read(&self) -> Parsed<String> {
-        let text = match self {
-            Self::File(path) => {
-                std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?
-            }
-            Self::Env(name) => {
-                std::env::var(name).map_err(|_| format!("the environment variable {name} is not set to text"))?
-            }
-        };
-        match text.trim() {
+        match self.text()?.trim() {
             "" => Err(format!("{self} is empty")),
             text if text.chars().any(|c| c.is_whitespace() || c.is_control()) => {
                 Err(format!("{self} holds more than one word"))
             }
             text => Ok(text.to_owned()),
+        }
+    }
+
+    /// Reads it as a password, which may have white space; the line end after it does not count.
+    ///
+    /// # Errors
+    /// One line that names the file or variable.
+    pub fn read_line(&self) -> Parsed<String> {
+        let text = self.text()?;
+        let line = text.strip_suffix('\n').unwrap_or(&text);
+        match line.strip_suffix('\r').unwrap_or(line) {
+            "" => Err(format!("{self} is empty")),
+            line if line.contains('\n') => Err(format!("{self} holds more than one line")),
+            line => Ok(line.to_owned()),
+        }
+    }
+
+    fn text(&self) -> Parsed<String> {
+        match self {
+            Self::File(path) => {
+                std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+            }
+            Self::Env(name) => {
+                std::env::var(name).map_err(|_| format!("the environment variable {name} is not set to text"))
+            }
         }
     }
 }
@@ -302,37 +319,6 @@ fn ingest_keys(ingest: &mut Ingest, section: &mut Section) -> Result<()> {
     Ok(())
 }
 
-/// Reads a key that belongs to some kinds of upstream only.
-fn only_if<T>(
-    belongs: bool,
-    to: &str,
-    section: &mut Section,
-    key: &'static str,
-    read: impl FnOnce(&Node) -> Result<T>,
-) -> Result<Option<T>> {
-    match section.take(key) {
-        Some(node) if !belongs => Err(node.error(format!("belongs to {to} only"))),
-        Some(node) => read(&node).map(Some),
-        None => Ok(None),
-    }
-}
-
-fn secret(
-    belongs: bool,
-    to: &str,
-    section: &mut Section,
-    file: &'static str,
-    env: &'static str,
-) -> Result<Option<Secret>> {
-    let in_file = only_if(belongs, to, section, file, |node| Ok(Secret::File(PathBuf::from(node.text()?))))?;
-    let other = section.error(format!("has both {file} and {env}: one of them"));
-    let in_env = only_if(belongs, to, section, env, |node| Ok(Secret::Env(node.text()?.to_owned())))?;
-    match (in_file, in_env) {
-        (Some(_), Some(_)) => Err(other),
-        (file, env) => Ok(file.or(env)),
-    }
-}
-
 fn names(node: Node, datasets: &[Dataset]) -> Result<BTreeSet<String>> {
     let known: Vec<&str> = datasets.iter().map(|dataset| dataset.spec.name.as_str()).collect();
     let empty = node.error("names no dataset: leave the key away for all of them");
@@ -391,6 +377,8 @@ fn kind(url: &str) -> Parsed<UpstreamKind> {
         );
     }
     match scheme {
+        "s3" | "s3+http" | "s3+https" if !cfg!(feature = "s3") => Err(left_out(scheme, "s3")),
+        "odf+http" | "odf+https" if !cfg!(feature = "smart-push") => Err(left_out(scheme, "smart-push")),
         "file" => directory(rest).map(UpstreamKind::Directory),
         "s3" => bucket(None, rest).map(UpstreamKind::Bucket),
         "s3+http" | "s3+https" => {
@@ -411,6 +399,13 @@ fn kind(url: &str) -> Parsed<UpstreamKind> {
              odf+https, odf+http (smart push to a Kamu node), https, http (push ingest)"
         )),
     }
+}
+
+fn left_out(scheme: &str, feature: &str) -> String {
+    format!(
+        "`{scheme}://` is left out of this build: take a package that has it, or build with `cargo build --release \
+         --features {feature}`"
+    )
 }
 
 fn directory(path: &str) -> Parsed<PathBuf> {

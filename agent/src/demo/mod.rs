@@ -223,7 +223,7 @@ impl Watcher<'_> {
     fn is_delivered(&self) -> bool {
         let shared = self.agent.shared();
         let chains = shared.sealing.chains();
-        shared.progress.iter().all(|progress| {
+        shared.running().backlog.upstreams().iter().all(|progress| {
             let report = progress.report();
             let has = |(name, sealed)| report.delivered.get(name).is_some_and(|seq| *seq >= sealed);
             report.reachable && chains.iter().map(|(name, chain)| (name, chain.sealed)).all(has)

@@ -40,13 +40,21 @@ type Positions = BTreeMap<String, u64>;
 
 impl Backlog {
     /// Reads from the chains which slices lie beyond the positions that the spool has for each upstream. A dataset that
-    /// cannot be opened does not count.
-    pub fn open(spool: &Spool, sealer: &Sealer, upstreams: &[Upstream]) -> Result<Self> {
+    /// cannot be opened does not count. `before`: what is known of upstreams that are configured already.
+    pub fn open(spool: &Spool, sealer: &Sealer, upstreams: &[Upstream], before: &[Arc<Progress>]) -> Result<Self> {
         let chains = sealer.datasets().map(|dataset| {
             let files = ChainFiles::new(dataset.repository().dir());
             (dataset.spec().name.as_str(), dataset.id(), files)
         });
-        Self::of_chains(spool, chains, upstreams)
+        let (account, positions) = Self::account_of(spool, chains, upstreams)?;
+        let going_on = |upstream: &Upstream, positions: Positions| {
+            let known = before.iter().find(|known| known.report().url == upstream.url).map(Arc::clone);
+            let progress = known.unwrap_or_else(|| Arc::new(Progress::new(upstream)));
+            progress.go_on(positions);
+            progress
+        };
+        let progress = upstreams.iter().zip(positions).map(|(upstream, positions)| going_on(upstream, positions));
+        Ok(Self::with(spool, progress.collect(), account))
     }
 
     /// The same for chains that nobody appends to: name, id and directory of each.
@@ -58,9 +66,13 @@ impl Backlog {
         let (account, positions) = Self::account_of(spool, chains, upstreams)?;
         let upstreams: Vec<_> = upstreams.iter().map(|upstream| Arc::new(Progress::new(upstream))).collect();
         upstreams.iter().zip(positions).for_each(|(progress, positions)| progress.set_delivered(positions));
+        Ok(Self::with(spool, upstreams, account))
+    }
+
+    fn with(spool: &Spool, upstreams: Vec<Arc<Progress>>, account: Account) -> Self {
         let backlog = Self { spool: spool.clone(), upstreams, account: Mutex::new(account) };
         backlog.publish(&backlog.account());
-        Ok(backlog)
+        backlog
     }
 
     fn account_of<'a>(

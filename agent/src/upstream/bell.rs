@@ -1,4 +1,4 @@
-//! Wakes deliveries: when something was sealed, when a person wants it now, and when the agent stops.
+//! Wakes deliveries: when something was sealed, when a person wants it now, and when they are to stop.
 
 use tokio::sync::watch;
 
@@ -15,7 +15,7 @@ pub struct Rings {
     pub sealed: u64,
     /// Everything is to be tried at once, whatever rests and whichever window is closed.
     pub urges: u64,
-    /// The agent stops.
+    /// The deliveries stop: the agent does, or goes on with others.
     pub stopped: bool,
 }
 
@@ -37,12 +37,18 @@ impl Bell {
         self.rings.borrow().urges
     }
 
+    /// One for the deliveries that follow. It counts on, so that no urge of before is taken for one of theirs.
+    #[must_use]
+    pub fn next(&self) -> Self {
+        Self { rings: watch::Sender::new(Rings { stopped: false, ..self.rings() }) }
+    }
+
     /// For the last time.
     pub fn stop(&self) {
         self.rings.send_modify(|rings| rings.stopped = true);
     }
 
-    /// Whether the agent stops.
+    /// Whether its deliveries are to stop.
     pub fn is_stopped(&self) -> bool {
         self.rings.borrow().stopped
     }
@@ -59,8 +65,25 @@ impl Bell {
         let _ = listening.wait_for(|now| now.stopped || matters(now, &heard)).await;
     }
 
-    /// Waits until the agent stops.
+    /// Waits until its deliveries are to stop.
     pub async fn stopped(&self) {
         self.wait(Rings::default(), |_, _| false).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_bell_is_not_stopped_and_counts_its_urges_on() {
+        let bell = Bell::default();
+        bell.urge();
+        bell.stop();
+
+        let next = bell.next();
+
+        assert!(bell.is_stopped() && !next.is_stopped());
+        assert_eq!(next.urge(), 2);
     }
 }

@@ -19,7 +19,7 @@ use object_store::{
 use super::http::{IDLE_MAX, install_crypto};
 use super::outcome::{self, Failure, FailureKind};
 use super::pace::Pace;
-use super::repository::{RemoteFile, RemoteHead, parse_head};
+use super::repository::{FileVersion, RemoteFile, RemoteHead, parse_head};
 use crate::config::{Bucket, Upstream};
 
 /// A slice beyond this is put in parts of this size: it bounds what is held in memory, and what a cut connection costs.
@@ -112,7 +112,7 @@ impl BucketStore {
             Err(error) if is_missing_object(&error) => return Ok(None),
             Err(error) => return Err(self.failure(&error)),
         };
-        let version = UpdateVersion { e_tag: got.meta.e_tag.clone(), version: got.meta.version.clone() };
+        let version = FileVersion { e_tag: got.meta.e_tag.clone(), version: got.meta.version.clone() };
         let text = if got.meta.size > HEAD_BYTES_MAX {
             Bytes::from_static(b"too long")
         } else {
@@ -177,7 +177,7 @@ impl BucketStore {
         let path = self.path(dataset, RemoteFile::Head);
         let text = PutPayload::from(head.to_string().into_bytes());
         let condition = match known.and_then(|known| known.version.clone()) {
-            Some(version) => PutMode::Update(version),
+            Some(FileVersion { e_tag, version }) => PutMode::Update(UpdateVersion { e_tag, version }),
             None => PutMode::Create,
         };
         if !self.is_unconditional.load(Ordering::Relaxed) {

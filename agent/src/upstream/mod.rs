@@ -18,6 +18,10 @@
 pub mod backlog;
 pub mod backoff;
 pub mod bell;
+#[cfg(feature = "s3")]
+mod bucket;
+#[cfg(not(feature = "s3"))]
+#[path = "bucket_left_out.rs"]
 mod bucket;
 mod carrier;
 pub mod deliver;
@@ -32,4 +36,8 @@ pub mod report;
 pub mod repository;
 pub mod retention;
 pub mod schedule;
+#[cfg(feature = "smart-push")]
+pub mod smart;
+#[cfg(not(feature = "smart-push"))]
+#[path = "smart_left_out.rs"]
 pub mod smart;

@@ -117,6 +117,15 @@ impl Progress {
         report.pending_since_ms = None;
     }
 
+    /// What the spool says for deliveries that follow others: what was said of a dataset that no longer goes there is
+    /// forgotten.
+    pub(super) fn go_on(&self, positions: BTreeMap<String, u64>) {
+        let mut report = self.lock();
+        report.problems.retain(|dataset, _| positions.contains_key(dataset));
+        report.never_sent.retain(|dataset, _| positions.contains_key(dataset));
+        report.delivered = positions;
+    }
+
     pub(super) fn set_undelivered(&self, bytes: u64) {
         self.lock().undelivered_bytes = bytes;
     }
@@ -124,5 +133,26 @@ impl Progress {
     /// A panic of another thread leaves plain data behind, which is still good to read.
     pub(super) fn lock(&self) -> MutexGuard<'_, DeliveryReport> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deliveries_that_follow_others_forget_what_was_said_of_datasets_that_no_longer_go_there() {
+        let progress = Progress::default();
+        progress.lock().rows = 7;
+        for dataset in ["kept", "gone"] {
+            progress.lock().problems.insert(dataset.to_owned(), Problem::default());
+            progress.lock().delivered.insert(dataset.to_owned(), 3);
+        }
+
+        progress.go_on([("kept".to_owned(), 5)].into());
+
+        let report = progress.report();
+        assert_eq!((report.rows, report.delivered), (7, [("kept".to_owned(), 5)].into()));
+        assert_eq!(report.problems.into_keys().collect::<Vec<_>>(), ["kept"]);
     }
 }

@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use forebay_storage::durable_fs::DurableFs;
 use forebay_storage::odf::{ChainFiles, Multihash};
-use object_store::UpdateVersion;
 
 use super::bell::Bell;
 use super::bucket::BucketStore;
@@ -49,7 +48,16 @@ pub struct RemoteHead {
     /// The newest block.
     pub hash: Multihash,
     /// What a bucket calls this state of the file.
-    pub version: Option<UpdateVersion>,
+    pub version: Option<FileVersion>,
+}
+
+/// What a bucket calls one state of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileVersion {
+    /// Its ETag.
+    pub e_tag: Option<String>,
+    /// Its version, in a bucket that keeps several.
+    pub version: Option<String>,
 }
 
 /// What came of pushing blocks.
@@ -302,7 +310,7 @@ pub fn reach(root: &Path, expected: bool) -> io::Result<()> {
 }
 
 /// Reads `refs/head`. `kamu` refuses so much as a newline after it; we do not, since an editor may have put it there.
-pub(super) fn parse_head(place: &str, text: &str, version: Option<UpdateVersion>) -> Result<RemoteHead, Failure> {
+pub(super) fn parse_head(place: &str, text: &str, version: Option<FileVersion>) -> Result<RemoteHead, Failure> {
     let hash = text.trim().parse().map_err(|_| {
         let shown: String = text.chars().take(80).collect();
         Failure::new(

@@ -21,7 +21,7 @@ fn what_init_writes_is_what_check_accepts() {
     assert_eq!(again.status.code(), Some(1), "an existing file is left alone");
     assert_eq!(check.status.code(), Some(0), "{check:?}");
     let text = String::from_utf8(check.stdout).unwrap();
-    assert!(text.contains("./forebay.toml") && text.contains("any/topic  messages"), "{text}");
+    assert!(text.contains("./forebay.toml") && text.contains("any/topic  devices  messages"), "{text}");
     assert!(!text.contains('\x1b'), "no colour in a pipe");
 }
 

@@ -5,7 +5,9 @@
 mod backlog;
 mod commands;
 mod ingest;
+mod passwd;
 mod provision;
+mod rumqttc_loop;
 mod running;
 mod smart;
 mod smart_node;

@@ -77,7 +77,7 @@ async fn a_chain_of_another_writer_is_never_overwritten() {
     publish(agent.addresses()[0], "device", &[("site/a/temp", &reading(1))]).await;
     agent.seal_all().await.unwrap();
     until(&agent, |report| !report.problems.is_empty()).await;
-    let problem = agent.shared().progress[0].report().problems["temperature"].words.clone();
+    let problem = agent.shared().running().backlog.upstreams()[0].report().problems["temperature"].words.clone();
     agent.stop().await.unwrap();
 
     assert!(problem.contains(&foreign) && problem.contains("another writer"), "{problem}");
@@ -147,7 +147,7 @@ async fn mirror(gateway: &Gateway) -> Result<u64, Failure> {
 }
 
 async fn until(agent: &Agent, is_so: impl Fn(&DeliveryReport) -> bool) {
-    let progress = &agent.shared().progress[0];
+    let progress = Arc::clone(&agent.shared().running().backlog.upstreams()[0]);
     let wait = async {
         while !is_so(&progress.report()) {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;

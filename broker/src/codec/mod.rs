@@ -116,3 +116,10 @@ pub fn encode(packet: &Outgoing, version: ProtocolVersion, buffer: &mut BytesMut
         ProtocolVersion::V5 => v5::encode(packet, buffer),
     }
 }
+
+/// How many bytes [`encode`] appends for `packet`.
+pub fn encoded_len(packet: &Outgoing, version: ProtocolVersion) -> usize {
+    let mut buffer = BytesMut::new();
+    encode(packet, version, &mut buffer);
+    buffer.len()
+}

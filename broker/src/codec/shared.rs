@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::CodecError;
 use super::frame::{self, PublishFlags};
 use super::primitives::Reader;
-use crate::packet::{PacketId, QoS, Topic};
+use crate::packet::{PacketId, Password, QoS, Topic};
 
 /// Protocol Level (3.1.1) or Protocol Version (5.0) of a CONNECT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,13 +69,13 @@ pub(super) fn will_topic(body: &mut Reader) -> Result<Arc<str>, CodecError> {
 pub(super) fn credentials(
     body: &mut Reader,
     flags: ConnectFlags,
-) -> Result<(Option<Arc<str>>, Option<Bytes>), CodecError> {
+) -> Result<(Option<Arc<str>>, Option<Password>), CodecError> {
     let user_name = match flags.user_name {
         true => Some(body.text("User Name")?.into()), // [MQTT-3.1.3-12]
         false => None,
     };
     let password = match flags.password {
-        true => Some(Bytes::copy_from_slice(body.binary()?)),
+        true => Some(body.binary()?.into()),
         false => None,
     };
     Ok((user_name, password))

@@ -1,12 +1,17 @@
 //! How others name and reach a connection.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::sync::Mutex;
-use std::task::{Context, Waker};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, Waker};
+
+use rustls::pki_types::CertificateDer;
 
 use crate::broker::lock;
+use crate::quota::Origin;
 use crate::session::{SessionState, StopReason};
+use crate::tls::ServerTls;
 
 /// How a connection is named in the log.
 #[derive(Clone, Debug)]
@@ -15,6 +20,16 @@ pub enum Peer {
     Address(SocketAddr),
     /// By a name.
     Name(&'static str),
+}
+
+impl Peer {
+    /// Whom its address stands for; a connection without an address is of this machine.
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        match self {
+            Self::Address(address) => Some(address.ip().into()),
+            Self::Name(_) => None,
+        }
+    }
 }
 
 impl From<SocketAddr> for Peer {
@@ -38,10 +53,35 @@ impl fmt::Display for Peer {
     }
 }
 
+/// Who a connection is, and what that rests on.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    /// `None`: nobody in particular.
+    pub(crate) user: Option<Arc<str>>,
+    /// A password says so; else a certificate does.
+    pub(crate) is_by_password: bool,
+    /// The client certificate, if one was asked for and shown.
+    pub(crate) certificate: Option<Arc<Certificate>>,
+    /// What the listener says of clients without credentials.
+    pub(crate) allow_anonymous: Option<bool>,
+}
+
+/// A client certificate that was accepted.
+#[derive(Debug)]
+pub(crate) struct Certificate {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    /// By whom.
+    pub(crate) tls: ServerTls,
+    /// Which of its settings accepted it.
+    pub(crate) generation: u64,
+}
+
 /// How others reach a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Handle {
     orders: Mutex<Orders>,
+    /// Known once its CONNECT is accepted.
+    identity: OnceLock<Identity>,
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +93,37 @@ struct Orders {
 }
 
 impl Handle {
+    pub(crate) fn set_identity(&self, identity: Identity) {
+        let _ = self.identity.set(identity);
+    }
+
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        self.identity.get()
+    }
+
+    /// Whether `other` is the same user, or this one is nobody in particular.
+    pub(crate) fn is_of_same_user(&self, other: &Self) -> bool {
+        let user = |handle: &Self| handle.identity().and_then(|identity| identity.user.clone());
+        match (user(self), user(other)) {
+            (Some(ours), Some(theirs)) => ours == theirs,
+            (Some(_), None) => false,
+            (None, _) => true,
+        }
+    }
+
+    /// When it has to end, whatever the reason. For who has no session yet.
+    pub(crate) async fn ended(&self) {
+        poll_fn(|cx| {
+            let mut orders = lock(&self.orders);
+            if orders.abandon || orders.stop.is_some() {
+                return Poll::Ready(());
+            }
+            orders.waker = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Ends the connection as the protocol wants it.
     pub(crate) fn stop(&self, reason: StopReason) {
         self.order(|orders| orders.stop = Some(reason));

@@ -7,6 +7,7 @@
 //! A quiet connection holds no buffers: bytes are read into one scratch buffer per thread and copied out exactly.
 
 mod handle;
+mod login;
 mod submit;
 
 use std::cell::RefCell;
@@ -21,15 +22,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use tracing::{Instrument, Span, debug, field, info, info_span, trace};
+use zeroize::Zeroize as _;
 
-pub(crate) use self::handle::Handle;
 pub use self::handle::Peer;
 use self::handle::Taken;
+pub(crate) use self::handle::{Certificate, Handle, Identity};
+use self::login::Verifying;
 use self::submit::Blocked;
 use crate::broker::{Shared, now, wall_clock};
 use crate::codec::{self, CodecError};
 use crate::inbound::Outcome;
 use crate::packet::{Incoming, Outgoing};
+use crate::quota::Share;
 use crate::reason::ConnectReason;
 use crate::registry::Claim;
 use crate::session::{Action, CloseReason, Session, StopReason, Submission};
@@ -37,8 +41,14 @@ use crate::session::{Action, CloseReason, Session, StopReason, Submission};
 /// Bytes read at once.
 const READ_BYTES: usize = 32 * 1024;
 
+/// Packets that are taken before others get their turn: a client that sends without a pause must not keep a thread.
+const FRAMES_AT_ONCE: u32 = 256;
+
 /// Answers that wait for a slow client, bytes; beyond, we stop reading.
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
+
+/// What of a packet that is not complete anybody may have, whatever all others together have, bytes.
+const PARTIAL_BYTES_FREE: usize = 4 * 1024;
 
 /// How long a closed connection is still read from, and thrown away: closing with unread bytes resets the connection,
 /// and then the client may never see the packet that says why.
@@ -48,11 +58,27 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
 }
 
+/// How a connection came in.
+#[derive(Debug)]
+pub(crate) struct Entrance {
+    /// Rises with the time of arrival.
+    pub(crate) number: u64,
+    pub(crate) peer: Peer,
+    pub(crate) accepted_at: Instant,
+    /// What every CONNECT is answered with.
+    pub(crate) refuse_all: Option<ConnectReason>,
+    /// What the listener says of clients without credentials.
+    pub(crate) allow_anonymous: Option<bool>,
+    /// The client certificate that was shown, and whom it names.
+    pub(crate) certificate: Option<Arc<Certificate>>,
+    pub(crate) certified: Option<Arc<str>>,
+}
+
 /// The driver of one session.
 pub(crate) struct Connection<S> {
     shared: Arc<Shared>,
     handle: Arc<Handle>,
-    peer: Peer,
+    entrance: Entrance,
     /// `None` once closed: the session may have outcomes to wait for.
     socket: Option<S>,
     session: Session,
@@ -60,12 +86,22 @@ pub(crate) struct Connection<S> {
     output: BytesMut,
     outcomes_sender: mpsc::UnboundedSender<(u64, Outcome)>,
     outcomes: mpsc::UnboundedReceiver<(u64, Outcome)>,
+    verifying: Option<Box<Verifying>>,
+    user_share: Option<Share<Arc<str>>>,
     blocked: Option<Blocked>,
     /// Submissions behind it: few, for nothing is read meanwhile.
     waiting: Vec<(Option<u64>, Submission)>,
     closing: Closing,
+    /// A layer below may hold what was written.
+    is_unflushed: bool,
     /// When the client must have taken some of `output`.
     write_deadline: Option<Instant>,
+    /// When the packet that has begun must be complete.
+    packet_deadline: Option<Instant>,
+    /// Packets that may still be taken before others get their turn.
+    frames_left: u32,
+    /// What of `input` is counted among all packets that are not complete, bytes.
+    partial_bytes: usize,
     received_at: SystemTime,
 }
 
@@ -80,32 +116,38 @@ enum Closing {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    pub(crate) fn new(shared: Arc<Shared>, handle: Arc<Handle>, socket: S, peer: Peer, is_busy: bool) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, handle: Arc<Handle>, socket: S, entrance: Entrance) -> Self {
         let (outcomes_sender, outcomes) = mpsc::unbounded_channel();
         let assigned_client_id = format!("auto-{:016x}", fastrand::u64(..)).into();
-        let refuse_all = is_busy.then_some(ConnectReason::ServerBusy);
-        let session = Session::new(shared.limits.clone(), assigned_client_id, refuse_all, now());
+        let (limits, accepted_at) = (shared.limits.clone(), entrance.accepted_at);
+        let session = Session::new(limits, assigned_client_id, entrance.refuse_all, accepted_at);
         Self {
             shared,
             handle,
-            peer,
+            entrance,
             socket: Some(socket),
             session,
             input: BytesMut::new(),
             output: BytesMut::new(),
             outcomes_sender,
             outcomes,
+            verifying: None,
+            user_share: None,
             blocked: None,
             waiting: Vec::new(),
             closing: Closing::No,
+            is_unflushed: false,
             write_deadline: None,
+            packet_deadline: None,
+            frames_left: 0,
+            partial_bytes: 0,
             received_at: SystemTime::UNIX_EPOCH,
         }
     }
 
     /// Serves until the connection has ended and every outcome is known.
     pub(crate) async fn run(mut self) {
-        let span = info_span!("connection", peer = %self.peer, client_id = field::Empty);
+        let span = info_span!("connection", peer = %self.entrance.peer, client_id = field::Empty, user = field::Empty);
         async {
             let mut timer = pin!(tokio::time::sleep(self.shared.limits.connect_timeout));
             poll_fn(|cx| self.poll(cx, timer.as_mut())).await;
@@ -114,15 +156,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         .await;
     }
 
-    /// Takes turns until there is nothing to do but wait.
+    /// Takes turns until there is nothing to do but wait, or others have to get theirs.
     fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
+        self.frames_left = FRAMES_AT_ONCE;
         loop {
             self.poll_outcomes(cx);
             if self.poll_orders(cx) == Order::Abandon {
                 return Poll::Ready(());
             }
-            self.poll_blocked(cx);
             self.advance();
+            let resumed = self.poll_waits(cx);
+            self.count_partial();
             let wrote = self.poll_write(cx).is_ready();
             let read = self.poll_read(cx).is_ready();
             if self.blocked.is_none() && self.session.is_drained() {
@@ -131,11 +175,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     return Poll::Ready(());
                 }
             }
-            if !wrote && !read && !self.can_advance() && self.poll_timer(cx, timer.as_mut()).is_pending() {
+            if self.frames_left == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if !resumed && !wrote && !read && !self.can_advance() && self.poll_timer(cx, timer.as_mut()).is_pending() {
                 self.release_memory();
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Whether a password was verified, or room came for what waits. After `advance`, which may begin to wait.
+    fn poll_waits(&mut self, cx: &mut Context<'_>) -> bool {
+        let waits = |this: &Self| (this.verifying.is_some(), this.blocked.is_some());
+        let before = waits(self);
+        self.poll_verifying(cx);
+        self.poll_blocked(cx);
+        before != waits(self)
     }
 
     fn poll_outcomes(&mut self, cx: &mut Context<'_>) {
@@ -165,10 +222,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             while let Some(action) = self.session.poll_action() {
                 self.act(action);
             }
-            if !self.may_feed() {
+            if self.frames_left == 0 || !self.may_feed() {
                 return;
             }
-            match codec::next_frame(&mut self.input, self.shared.limits.packet_bytes_max) {
+            let bytes_max = self.packet_bytes_max();
+            match codec::next_frame(&mut self.input, bytes_max) {
                 Ok(Some(frame)) => self.feed(frame),
                 Ok(None) => return,
                 Err(error) => self.refuse(&error),
@@ -179,10 +237,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Whether a turn would feed more packets: room came while writing.
     fn can_advance(&self) -> bool {
         self.may_feed()
-            && !matches!(
-                codec::inspect(&self.input, self.shared.limits.packet_bytes_max),
-                Ok(codec::Frame::Incomplete { .. })
-            )
+            && !matches!(codec::inspect(&self.input, self.packet_bytes_max()), Ok(codec::Frame::Incomplete { .. }))
+    }
+
+    /// A stranger may send less than a client that was let in.
+    fn packet_bytes_max(&self) -> u32 {
+        let limits = &self.shared.limits;
+        match self.session.expects_connect() {
+            true => limits.packet_bytes_max.min(limits.connect_bytes_max),
+            false => limits.packet_bytes_max,
+        }
+    }
+
+    /// Counts the bytes of a packet that has begun, and sets the time for its end.
+    fn count_partial(&mut self) {
+        if self.closing != Closing::No {
+            self.packet_deadline = None;
+        } else if self.input.is_empty() || !self.may_feed() {
+            self.packet_deadline = None; // while we do not read, the rest cannot come
+        } else if self.packet_deadline.is_none() && !self.session.expects_connect() {
+            self.packet_deadline = Some(now() + self.shared.limits.packet_timeout);
+        }
+        let bytes = if self.may_feed() { self.input.len() } else { 0 };
+        if bytes != self.partial_bytes {
+            self.shared.partial_bytes.add(bytes);
+            self.shared.partial_bytes.remove(self.partial_bytes);
+            self.partial_bytes = bytes;
+        }
     }
 
     fn may_feed(&self) -> bool {
@@ -194,13 +275,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn feed(&mut self, frame: bytes::Bytes) {
         let now = now();
+        self.frames_left -= 1;
+        self.packet_deadline = None;
         if self.session.expects_connect() {
-            match codec::decode_connect(frame.clone()) {
+            let decoded = codec::decode_connect(frame.clone());
+            let version = codec::answer_version(&frame);
+            if let Ok(mut frame) = frame.try_into_mut() {
+                frame.zeroize(); // there may be a password in it
+            }
+            if !self.shared.connecting.leave(self.entrance.number) {
+                return; // it had to go for others, and is being told so
+            }
+            match decoded {
                 Ok(connect) => self.session.handle_packet(Incoming::Connect(Box::new(connect)), now),
                 Err(error @ CodecError::ConnectExpected) => self.refuse(&error),
                 Err(error) => {
                     debug!(%error, "CONNECT refused.");
-                    let version = codec::answer_version(&frame);
                     self.session.handle_connect_error(error.connect_reason(), version, now);
                 }
             }
@@ -220,6 +310,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn act(&mut self, action: Action) {
         match action {
+            Action::Authenticate(login) => self.authenticate(login),
+            Action::Throttled => self.shared.stats.throttled.add(1),
             Action::Claim(client_id) => self.claim(&client_id),
             Action::Send(packet) => self.send(&packet),
             Action::Submit(number, submission) if self.blocked.is_some() => self.waiting.push((number, submission)),
@@ -229,7 +321,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn claim(&mut self, client_id: &Arc<str>) {
-        let claim = self.shared.registry().claim(client_id, self.handle.clone(), now());
+        let claim = {
+            let mut registry = self.shared.registry();
+            // A user's session is not for another one to end.
+            if registry.newest(client_id).is_some_and(|other| !other.is_of_same_user(&self.handle)) {
+                drop(registry);
+                self.shared.stats.connects_refused_owner.add(1);
+                self.session.handle_claim_refused(ConnectReason::NotAuthorized, now());
+                return;
+            }
+            registry.claim(client_id, self.handle.clone(), now())
+        };
         match claim {
             Claim::Granted(state) => self.session.handle_claimed(state, now()),
             Claim::Queued { behind: Some(behind) } => behind.stop(StopReason::TakenOver),
@@ -286,7 +388,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
             }
         }
-        if has_written || self.closing == Closing::Flushing {
+        if has_written || self.is_unflushed || self.closing == Closing::Flushing {
             self.poll_flushed(cx, has_written)
         } else {
             Poll::Pending
@@ -296,15 +398,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Everything is written: flush what a layer below may hold, and go on with closing.
     fn poll_flushed(&mut self, cx: &mut Context<'_>, has_written: bool) -> Poll<()> {
         let Some(socket) = &mut self.socket else { return Poll::Pending };
+        let timeout = self.shared.limits.write_timeout;
         if self.closing == Closing::No {
-            let _ = Pin::new(socket).poll_flush(cx);
-            return Poll::Ready(());
+            self.is_unflushed = match Pin::new(socket).poll_flush(cx) {
+                Poll::Ready(Ok(())) => false,
+                Poll::Ready(Err(_)) => {
+                    self.lose_socket();
+                    return Poll::Ready(());
+                }
+                Poll::Pending => true,
+            };
+            match self.is_unflushed {
+                true => _ = self.write_deadline.get_or_insert_with(|| now() + timeout),
+                false => self.write_deadline = None,
+            }
+            return if has_written { Poll::Ready(()) } else { Poll::Pending };
         }
         match Pin::new(socket).poll_shutdown(cx) {
             Poll::Ready(Ok(())) => self.closing = Closing::Lingering(now() + LINGER),
             Poll::Ready(Err(_)) => self.lose_socket(),
             Poll::Pending => {
-                let timeout = self.shared.limits.write_timeout;
                 self.write_deadline.get_or_insert_with(|| now() + timeout);
                 return if has_written { Poll::Ready(()) } else { Poll::Pending };
             }
@@ -316,16 +429,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let is_lingering = matches!(self.closing, Closing::Lingering(_));
         let wants_bytes = self.may_feed() && !self.can_advance();
-        let Some(socket) = &mut self.socket else { return Poll::Pending };
         if !is_lingering && !wants_bytes {
             return Poll::Pending;
         }
+        if self.partial_bytes > PARTIAL_BYTES_FREE
+            && self.shared.partial_bytes.get() > self.shared.limits.partial_bytes_max
+        {
+            self.session.handle_unfinished(CloseReason::PartialPackets, now());
+            return Poll::Ready(());
+        }
+        let is_secret = self.session.expects_connect();
+        let Some(socket) = &mut self.socket else { return Poll::Pending };
         let input = &mut self.input;
         let read = SCRATCH.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
             let result = ready!(Pin::new(socket).poll_read(cx, &mut buffer));
             if !is_lingering {
                 input.extend_from_slice(buffer.filled());
+            }
+            if is_secret {
+                buffer.filled_mut().zeroize(); // there may be a password in it
             }
             Poll::Ready(result.map(|()| buffer.filled().len()))
         });
@@ -345,6 +468,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.socket = None;
         self.output = BytesMut::new();
         self.write_deadline = None;
+        self.packet_deadline = None;
         self.session.handle_closed(CloseReason::PeerClosed, now());
     }
 
@@ -357,7 +481,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         // While a submission waits we do not read, so the silence of a client that is connected is ours.
         let is_deaf = self.blocked.is_some() && self.session.is_connected();
         let session_timeout = self.session.poll_timeout().filter(|_| !is_deaf);
-        let deadlines = [session_timeout, self.write_deadline, lingers_until];
+        let deadlines = [session_timeout, self.write_deadline, self.packet_deadline, lingers_until];
         let Some(deadline) = deadlines.into_iter().flatten().min() else { return Poll::Pending };
         // A deadline that moved away costs nothing until the timer fires at the old one.
         if timer.is_elapsed() || timer.deadline().into_std() > deadline {
@@ -371,6 +495,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.write_deadline.is_some_and(|deadline| deadline <= now) {
             self.session.handle_closed(CloseReason::WriteTimeout, now);
             self.lose_socket();
+        }
+        if self.packet_deadline.is_some_and(|deadline| deadline <= now) {
+            self.packet_deadline = None;
+            self.session.handle_unfinished(CloseReason::PacketTimeout, now);
         }
         if !is_deaf {
             self.session.handle_timeout(now);
@@ -393,6 +521,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.output = BytesMut::new();
         }
         self.session.release_memory();
+    }
+}
+
+impl<S> Drop for Connection<S> {
+    fn drop(&mut self) {
+        self.shared.partial_bytes.remove(self.partial_bytes);
     }
 }
 

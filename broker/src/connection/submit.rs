@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::Connection;
-use crate::broker::{inbound_of_submission, now, wall_clock};
+use crate::broker::{Shared, inbound_of_submission, now, wall_clock};
 use crate::inbound::{Inbound, Outcome, Ticket};
 use crate::session::Submission;
 
@@ -38,14 +38,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.shared.limits.unstored_bytes_max);
         let budget = &self.shared.budget;
         let Ok(share) = budget.clone().try_acquire_many_owned(bytes) else {
-            let (budget, inbound) = (budget.clone(), self.shared.inbound.clone());
+            let (budget, shared) = (budget.clone(), self.shared.clone());
             self.blocked = Some(Box::pin(async move {
                 let share = budget.acquire_many_owned(bytes).await.ok();
-                let _ = inbound.send(request.into_inbound(share)).await;
+                let _ = shared.inbound.send(request.into_inbound(&shared, share)).await;
             }));
             return;
         };
-        match self.shared.inbound.try_send(request.into_inbound(Some(share))) {
+        match self.shared.inbound.try_send(request.into_inbound(&self.shared, Some(share))) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(message)) => {
                 let inbound = self.shared.inbound.clone();
@@ -84,11 +84,11 @@ struct Request {
 }
 
 impl Request {
-    fn into_inbound(self, share: Option<OwnedSemaphorePermit>) -> Inbound {
+    fn into_inbound(self, shared: &Shared, share: Option<OwnedSemaphorePermit>) -> Inbound {
         let ticket = match self.number {
             Some(number) => Ticket::new(number, self.outcomes, share),
             None => Ticket::unattended(share),
         };
-        inbound_of_submission(self.client_id, self.user_name, self.submission, self.received_at, ticket)
+        inbound_of_submission(shared, self.client_id, self.user_name, self.submission, self.received_at, ticket)
     }
 }

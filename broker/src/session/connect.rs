@@ -1,10 +1,11 @@
 //! CONNECT until CONNACK: the Client Identifier, the session that is resumed or begun, what the client is told.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::answers::{Delivery, EARLIER, Reply, Stage};
 use super::publish::topic_fits;
-use super::{Action, Claim, CloseReason, Connecting, Phase, Publication, Session, SessionState, Submission};
+use super::{Action, Claim, CloseReason, Connecting, Login, Phase, Publication, Session, SessionState, Submission};
 use crate::packet::{ConnAck, Connect, Outgoing, ProtocolVersion};
 use crate::reason::ConnectReason;
 
@@ -12,21 +13,41 @@ impl Session {
     pub(super) fn handle_connect(&mut self, mut connect: Connect, now: Instant) {
         self.version = connect.version;
         self.connect_deadline = now + self.limits.connect_timeout;
+        self.maximum_packet_size = connect.maximum_packet_size;
         if let Err(reason) = self.admit(&connect) {
             self.refuse_connect(reason, now);
             return;
         }
-        let assigned = connect.client_id.is_empty();
-        if !assigned {
+        if !connect.client_id.is_empty() {
             self.client_id = connect.client_id.clone();
         }
-        self.user_name = connect.user_name.take();
+        let login = Login {
+            client_id: self.client_id.clone(),
+            user_name: connect.user_name.take(),
+            password: connect.password.take(),
+            will_topic: connect.will.as_ref().map(|will| will.topic.clone()),
+        };
         self.expiry_secs = self.granted_expiry_secs(&connect);
-        let connecting = Connecting { connect, assigned, session_present: false, failed: false, is_new: false };
+        let connecting = Connecting { connect, session_present: false, failed: false, is_new: false };
         self.connecting = Some(Box::new(connecting));
-        self.claim = Claim::Waiting;
-        self.phase = Phase::Claiming;
-        self.actions.push_back(Action::Claim(self.client_id.clone()));
+        self.phase = Phase::Authenticating;
+        self.actions.push_back(Action::Authenticate(login));
+    }
+
+    /// It was found out who the client is, `None` for one that needs no credentials here, or why it may not connect.
+    pub fn handle_authenticated(&mut self, result: Result<Option<Arc<str>>, ConnectReason>, now: Instant) {
+        if self.phase != Phase::Authenticating {
+            return; // given up meanwhile
+        }
+        match result {
+            Ok(user_name) => {
+                self.user_name = user_name;
+                self.claim = Claim::Waiting;
+                self.phase = Phase::Claiming;
+                self.actions.push_back(Action::Claim(self.client_id.clone()));
+            }
+            Err(reason) => self.refuse_connect(reason, now),
+        }
     }
 
     fn admit(&self, connect: &Connect) -> Result<(), ConnectReason> {
@@ -47,6 +68,12 @@ impl Session {
         if !will_fits {
             return Err(ConnectReason::TopicNameInvalid);
         }
+        if connect.will.as_ref().is_some_and(|will| will.payload.len() > self.limits.will_bytes_max) {
+            return Err(ConnectReason::QuotaExceeded);
+        }
+        if !self.fits_client(&self.accepting_connack(connect, false)) {
+            return Err(ConnectReason::ImplementationSpecificError); // [MQTT-3.1.2-24]
+        }
         Ok(())
     }
 
@@ -56,6 +83,12 @@ impl Session {
             (ProtocolVersion::V311, false) => self.limits.session_expiry_secs_max,
             (ProtocolVersion::V311, true) => 0,
         }
+    }
+
+    /// The Client Identifier is somebody else's.
+    pub fn handle_claim_refused(&mut self, reason: ConnectReason, now: Instant) {
+        self.claim = Claim::None;
+        self.refuse_connect(reason, now);
     }
 
     /// The registry granted the Client Identifier, with what the session before left, and nobody else holds it until
@@ -135,26 +168,34 @@ impl Session {
     }
 
     fn accept(&mut self, connecting: Connecting, now: Instant) {
-        let Connecting { connect, assigned, session_present, .. } = connecting;
+        let Connecting { connect, session_present, .. } = connecting;
+        let connack = self.accepting_connack(&connect, session_present);
         let server_keep_alive_secs = self.server_keep_alive_secs(&connect);
         let keep_alive_secs = server_keep_alive_secs.unwrap_or(connect.keep_alive_secs);
-        self.keep_alive = (keep_alive_secs > 0).then(|| Duration::from_secs(keep_alive_secs.into()) * 3 / 2);
+        let keep_alive = (keep_alive_secs > 0).then(|| Duration::from_secs(keep_alive_secs.into()) * 3 / 2);
+        self.keep_alive = [keep_alive, self.limits.idle_timeout].into_iter().flatten().min();
         self.heard_at = now;
         self.will = connect.will.map(Box::new);
         self.delayed_will = None; // resumed in time [MQTT-3.1.3-9]
         self.phase = Phase::Connected;
-        let is_v5 = self.is_v5();
-        self.send(Outgoing::ConnAck(Box::new(ConnAck {
+        self.send(connack);
+    }
+
+    /// What an accepted CONNECT is answered with.
+    fn accepting_connack(&self, connect: &Connect, session_present: bool) -> Outgoing {
+        let is_v5 = connect.version == ProtocolVersion::V5;
+        let expiry_secs = self.granted_expiry_secs(connect);
+        Outgoing::ConnAck(Box::new(ConnAck {
             session_present,
             reason: ConnectReason::Success,
-            assigned_client_id: (is_v5 && assigned).then(|| self.client_id.clone()),
-            session_expiry_secs: (is_v5 && self.expiry_secs != connect.session_expiry_secs).then_some(self.expiry_secs),
-            server_keep_alive_secs,
+            assigned_client_id: (is_v5 && connect.client_id.is_empty()).then(|| self.client_id.clone()),
+            session_expiry_secs: (is_v5 && expiry_secs != connect.session_expiry_secs).then_some(expiry_secs),
+            server_keep_alive_secs: self.server_keep_alive_secs(connect),
             receive_maximum: self.limits.receive_maximum,
             maximum_packet_size: self.limits.packet_bytes_max,
             topic_alias_maximum: self.limits.topic_alias_maximum,
             reason_string: None,
-        })));
+        }))
     }
 
     /// 3.1.1 cannot be told another Keep Alive, so its own holds.

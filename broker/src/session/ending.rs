@@ -8,8 +8,8 @@ use super::{Action, Claim, DelayedWill, Phase, Publication, Session, SessionStat
 use crate::inbound::Refusal;
 use crate::reason::{ConnectReason, Reason};
 
-/// DISCONNECT with Will Message.
-const DISCONNECT_WITH_WILL: u8 = 0x04;
+/// Normal disconnection: the one reason that takes the Will Message back.
+const NORMAL_DISCONNECTION: u8 = 0x00;
 
 /// Why a connection was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,12 @@ pub enum CloseReason {
     ShuttingDown,
     /// The client does not read what it is sent. Decided by the driver.
     WriteTimeout,
+    /// A packet was begun and not finished in time. Decided by the driver.
+    PacketTimeout,
+    /// Too many packets were begun and not finished, of all clients together. Decided by the driver.
+    PartialPackets,
+    /// The client may no longer connect: its password or certificate is not accepted any more.
+    Revoked,
 }
 
 /// Why somebody else ends a connection.
@@ -47,6 +53,8 @@ pub enum StopReason {
     TakenOver,
     /// The broker stops: what was submitted is still answered.
     ShuttingDown,
+    /// The client may no longer connect.
+    Revoked,
 }
 
 impl Session {
@@ -61,6 +69,15 @@ impl Session {
         self.end(CloseReason::Malformed(reason), now);
     }
 
+    /// A packet was begun, and its end did not come in time, or there is no room for it: `reason` says which.
+    pub fn handle_unfinished(&mut self, reason: CloseReason, now: Instant) {
+        self.disconnect(match reason {
+            CloseReason::PartialPackets => Reason::QuotaExceeded,
+            _ => Reason::ImplementationSpecificError,
+        });
+        self.end(reason, now);
+    }
+
     /// Somebody else ends this connection.
     pub fn handle_stop(&mut self, reason: StopReason, now: Instant) {
         match (reason, self.phase) {
@@ -73,8 +90,15 @@ impl Session {
                 self.phase = Phase::Stopping;
                 self.stop_when_answered();
             }
-            (StopReason::ShuttingDown, Phase::Claiming | Phase::Opening) => {
+            (StopReason::ShuttingDown, Phase::Authenticating | Phase::Claiming | Phase::Opening) => {
                 self.refuse_connect(ConnectReason::ServerUnavailable, now);
+            }
+            (StopReason::Revoked, Phase::Authenticating | Phase::Claiming | Phase::Opening) => {
+                self.refuse_connect(ConnectReason::NotAuthorized, now);
+            }
+            (StopReason::Revoked, _) => {
+                self.disconnect(Reason::NotAuthorized);
+                self.end(CloseReason::Revoked, now);
             }
             (StopReason::ShuttingDown, _) => self.end(CloseReason::ShuttingDown, now),
         }
@@ -92,8 +116,8 @@ impl Session {
                 self.claim_storage(Reply::Open(expiry_secs), Submission::OpenSession(expiry_secs));
             }
         }
-        if reason != DISCONNECT_WITH_WILL {
-            self.will = None; // [MQTT-3.14.4-3]
+        if reason == NORMAL_DISCONNECTION {
+            self.will = None; // [MQTT-3.1.2-8] [MQTT-3.14.4-3]
         }
         self.end(CloseReason::Disconnected, now);
     }

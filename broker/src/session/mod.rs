@@ -1,10 +1,10 @@
 //! The protocol of one connection as a value: packets, outcomes and `now` go in, [`Action`]s come out.
 //!
 //! ```text
-//!  first packet      claimed            outcomes            DISCONNECT, error, silence
-//! ──CONNECT──▶ Claiming ──▶ Opening ──▶ Connected ──────────────────▶ Draining ──▶ drained
-//!               registry     OpenSession   │   ▲                        outcomes that are still out
-//!               hands over   CloseSession  └───┘ PUBLISH, PUBREL, ...
+//!  first packet          who is it?    claimed        outcomes           DISCONNECT, error, silence
+//! ──CONNECT──▶ Authenticating ──▶ Claiming ──▶ Opening ──▶ Connected ─────────────▶ Draining ──▶ drained
+//!               passwords,         registry    OpenSession  │   ▲                   outcomes that are still out
+//!               certificates, ACL  hands over  CloseSession └───┘ PUBLISH, PUBREL, ...
 //! ```
 //!
 //! **Driving.** After every `handle_*` call, take actions with [`Session::poll_action`] until it gives `None`, in order.
@@ -28,11 +28,13 @@ mod answers;
 mod connect;
 mod ending;
 mod publish;
+mod rate;
 mod state;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -42,22 +44,41 @@ pub use self::ending::{CloseReason, StopReason};
 pub use self::state::{DelayedWill, SessionState};
 
 use self::answers::{Answers, Delivery};
+use self::rate::Rate;
+use crate::codec;
 use crate::config::Limits;
 use crate::inbound::Outcome;
-use crate::packet::{Connect, Incoming, Outgoing, PacketId, ProtocolVersion, QoS, Topic, Will};
+use crate::packet::{Connect, Incoming, Outgoing, PacketId, Password, ProtocolVersion, QoS, Topic, Will};
 use crate::reason::{ConnectReason, Reason};
 
 /// What the driver of a session must do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// Find out whether this client may connect; answer with [`Session::handle_authenticated`].
+    Authenticate(Login),
     /// Claim the Client Identifier at the registry; answer with [`Session::handle_claimed`].
     Claim(Arc<str>),
     /// Send a packet.
     Send(Outgoing),
     /// Hand to storage; answer with [`Session::handle_outcome`] and this number. QoS 0 has none: nobody waits.
     Submit(Option<u64>, Submission),
+    /// Messages come faster than they may: nothing is read for a while. Only to be counted.
+    Throttled,
     /// Send what is queued, then close the connection. Submissions may still follow, packets do not.
     Close(CloseReason),
+}
+
+/// What a CONNECT says of who it is from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// Client Identifier, or the assigned one.
+    pub client_id: Arc<str>,
+    /// User Name.
+    pub user_name: Option<Arc<str>>,
+    /// Password.
+    pub password: Option<Password>,
+    /// Will Topic: a Will Message that may not be published is better refused now than dropped later.
+    pub will_topic: Option<Arc<str>>,
 }
 
 /// [`crate::inbound::Inbound`] without its ticket, and without what only a driver knows.
@@ -108,6 +129,8 @@ pub struct Session {
     /// What every CONNECT is answered with, when the broker takes no more.
     refuse_all: Option<ConnectReason>,
 
+    /// Maximum Packet Size of the client, bytes.
+    maximum_packet_size: Option<u32>,
     expiry_secs: u32,
     /// The expiry that storage knows; `None` when storage does not know this session.
     durable_expiry_secs: Option<u32>,
@@ -124,6 +147,9 @@ pub struct Session {
     keep_alive: Option<Duration>,
     /// Of the CONNECT, or of its answer.
     connect_deadline: Instant,
+    rate: Option<Rate>,
+    /// Messages came too fast: nothing is read until then.
+    throttled_until: Option<Instant>,
     heard_at: Instant,
     /// The latest `now` that was given.
     now: Instant,
@@ -134,7 +160,9 @@ pub struct Session {
 enum Phase {
     /// Nothing came yet.
     Fresh,
-    /// CONNECT came; the registry is asked.
+    /// CONNECT came; it is found out whether the client may connect.
+    Authenticating,
+    /// The registry is asked.
     Claiming,
     /// Storage is asked to open or close the session.
     Opening,
@@ -158,8 +186,6 @@ enum Claim {
 #[derive(Debug)]
 struct Connecting {
     connect: Connect,
-    /// Sent as Assigned Client Identifier.
-    assigned: bool,
     session_present: bool,
     /// An OpenSession or CloseSession failed.
     failed: bool,
@@ -169,7 +195,7 @@ struct Connecting {
 }
 
 impl Session {
-    /// A connection that was accepted at `now`. `assigned_client_id` is used when the client brings none. With
+    /// A connection that was accepted at `now`, from which the time until its CONNECT counts. `assigned_client_id` is used when the client brings none. With
     /// `refuse_all`, every CONNECT is refused for this reason.
     pub fn new(
         limits: Arc<Limits>,
@@ -179,6 +205,8 @@ impl Session {
     ) -> Self {
         Self {
             connect_deadline: now + limits.connect_timeout,
+            rate: NonZeroU32::new(limits.publish_rate_max).map(|rate| Rate::new(rate, now)),
+            throttled_until: None,
             limits,
             phase: Phase::Fresh,
             version: ProtocolVersion::V311,
@@ -187,6 +215,7 @@ impl Session {
             connecting: None,
             claim: Claim::None,
             refuse_all,
+            maximum_packet_size: None,
             expiry_secs: 0,
             durable_expiry_secs: None,
             deliveries: BTreeMap::new(),
@@ -210,13 +239,16 @@ impl Session {
             (Phase::Fresh, _) => self.violate(Reason::ProtocolError, "[MQTT-3.1.0-1] first packet is not CONNECT", now),
             (Phase::Connected, packet) => self.handle_connected(packet, now),
             // A driver that heeds `may_read` feeds nothing here; what it has buffered after a Close is of no interest.
-            (Phase::Claiming | Phase::Opening | Phase::Stopping | Phase::Draining, _) => {}
+            (Phase::Authenticating | Phase::Claiming | Phase::Opening | Phase::Stopping | Phase::Draining, _) => {}
         }
     }
 
     fn handle_connected(&mut self, packet: Incoming, now: Instant) {
         match packet {
-            Incoming::Publish(publish) => self.handle_publish(publish, now),
+            Incoming::Publish(publish) => {
+                self.throttle(now);
+                self.handle_publish(publish, now);
+            }
             Incoming::PubRel { packet_id } => self.handle_pubrel(packet_id),
             Incoming::Subscribe { packet_id, filters } => self.send(Outgoing::SubAckRefused { packet_id, filters }),
             Incoming::Unsubscribe { packet_id, filters } => self.send(Outgoing::UnsubAck { packet_id, filters }),
@@ -252,7 +284,10 @@ impl Session {
         }
         match self.phase {
             Phase::Fresh => self.end(CloseReason::ConnectTimeout, now),
-            Phase::Claiming | Phase::Opening => self.refuse_connect(ConnectReason::ServerUnavailable, now),
+            Phase::Authenticating | Phase::Claiming | Phase::Opening => {
+                self.refuse_connect(ConnectReason::ServerUnavailable, now);
+            }
+            Phase::Connected if self.throttled_until.take().is_some() => self.handle_alive(now),
             Phase::Connected => {
                 self.disconnect(Reason::KeepAliveTimeout);
                 self.end(CloseReason::KeepAliveTimeout, now);
@@ -264,7 +299,8 @@ impl Session {
     /// When [`Session::handle_timeout`] is due. It moves with every packet; look again when it has come.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Fresh | Phase::Claiming | Phase::Opening => Some(self.connect_deadline),
+            Phase::Fresh | Phase::Authenticating | Phase::Claiming | Phase::Opening => Some(self.connect_deadline),
+            Phase::Connected if self.throttled_until.is_some() => self.throttled_until,
             Phase::Connected if self.may_read() => self.keep_alive.map(|limit| self.heard_at + limit),
             Phase::Connected | Phase::Stopping | Phase::Draining => None,
         }
@@ -282,12 +318,12 @@ impl Session {
     }
 
     /// Whether the next packet may be read. False while CONNECT is being answered, at the bound of unanswered packets
-    /// (3.1.1 has no Receive Maximum, so TCP must tell the client), and after the end.
+    /// (3.1.1 has no Receive Maximum, so TCP must tell the client), while messages come too fast, and after the end.
     pub fn may_read(&self) -> bool {
         match self.phase {
             Phase::Fresh => true,
-            Phase::Connected => self.answers.len() < self.answers_max(),
-            Phase::Claiming | Phase::Opening | Phase::Stopping | Phase::Draining => false,
+            Phase::Connected => self.answers.len() < self.answers_max() && self.throttled_until.is_none(),
+            Phase::Authenticating | Phase::Claiming | Phase::Opening | Phase::Stopping | Phase::Draining => false,
         }
     }
 
@@ -319,7 +355,7 @@ impl Session {
         &self.client_id
     }
 
-    /// User Name of the CONNECT.
+    /// Who the client was found to be; `None` for one that needs no credentials here.
     pub fn user_name(&self) -> Option<&Arc<str>> {
         self.user_name.as_ref()
     }
@@ -342,12 +378,27 @@ impl Session {
         }
     }
 
+    /// One more message. At the bound of their rate the socket is not read: TCP tells the client, and nothing is lost.
+    fn throttle(&mut self, now: Instant) {
+        self.throttled_until = self.rate.as_mut().and_then(|rate| rate.take(now));
+        if self.throttled_until.is_some() {
+            self.actions.push_back(Action::Throttled);
+        }
+    }
+
     fn is_v5(&self) -> bool {
         self.version == ProtocolVersion::V5
     }
 
+    /// A packet larger than the client takes is not sent, and counts as sent [MQTT-3.1.2-24] [MQTT-3.1.2-25].
     fn send(&mut self, packet: Outgoing) {
-        self.actions.push_back(Action::Send(packet));
+        if self.fits_client(&packet) {
+            self.actions.push_back(Action::Send(packet));
+        }
+    }
+
+    fn fits_client(&self, packet: &Outgoing) -> bool {
+        self.maximum_packet_size.is_none_or(|bytes| codec::encoded_len(packet, self.version) <= bytes as usize)
     }
 
     /// DISCONNECT, where the version has one.

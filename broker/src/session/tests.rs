@@ -422,13 +422,15 @@ fn when_storage_does_not_answer_connect_in_time_it_is_refused() {
 }
 
 #[test]
-fn when_the_client_vanishes_its_will_is_stored_and_not_after_disconnect() {
+fn when_the_client_vanishes_its_will_is_stored_and_not_after_a_normal_disconnect() {
     let mut line = Timeline::with_will(0, 0);
     assert_eq!(line.close(), ["#0 will w QoS1", "close PeerClosed"]);
     let mut line = Timeline::with_will(0, 0);
     assert_eq!(line.feed(disconnect(0, None)), ["close Disconnected"]);
     let mut line = Timeline::with_will(0, 0);
     assert_eq!(line.feed(disconnect(4, None)), ["#0 will w QoS1", "close Disconnected"]);
+    let mut line = Timeline::with_will(0, 0);
+    assert_eq!(line.feed(disconnect(0x80, None)), ["#0 will w QoS1", "close Disconnected"]);
 }
 
 #[test]
@@ -490,6 +492,96 @@ fn when_the_broker_stops_what_was_submitted_is_answered_first() {
 }
 
 #[test]
+fn nothing_is_claimed_until_it_is_known_who_it_is() {
+    let mut line = Timeline::new();
+    line.asks_who = true;
+    assert_eq!(line.feed(connect(V5, true, 0)), ["who is None"]);
+    assert!(!line.session.may_read());
+    line.session.handle_authenticated(Ok(Some("ann".into())), line.now);
+    assert_eq!(line.actions(), ["claim c"]);
+    assert_eq!(line.session.user_name().map(|user| &**user), Some("ann"));
+}
+
+#[test]
+fn whoever_is_not_known_is_refused_and_claims_nothing() {
+    let mut line = Timeline::new();
+    line.asks_who = true;
+    line.feed(connect(V5, true, 0));
+    line.session.handle_authenticated(Err(ConnectReason::BadUserNameOrPassword), line.now);
+    assert_eq!(line.actions(), ["CONNACK BadUserNameOrPassword", "close Refused(BadUserNameOrPassword)"]);
+    assert!(line.session.is_drained());
+    assert_eq!(line.into_state(), None);
+}
+
+#[test]
+fn when_it_takes_too_long_to_know_who_it_is_connect_is_refused_and_the_answer_comes_too_late() {
+    let mut line = Timeline::new();
+    line.asks_who = true;
+    line.feed(connect(V311, true, 0));
+    assert_eq!(line.pass(10), ["CONNACK ServerUnavailable", "close Refused(ServerUnavailable)"]);
+    line.session.handle_authenticated(Ok(None), line.now);
+    assert_eq!(line.actions(), NOTHING);
+    assert!(line.session.is_drained());
+}
+
+#[test]
+fn a_client_whose_credentials_are_taken_away_is_told_and_its_session_stays() {
+    let mut line = Timeline::connected(V5);
+    line.feed(publish(ExactlyOnce, 5));
+    assert_eq!(line.stop(StopReason::Revoked), ["DISCONNECT NotAuthorized", "close Revoked"]);
+    line.outcome(0, Stored);
+    assert_eq!(line.into_state().map(|state| state.packet_ids), Some(vec![id(5)]));
+}
+
+#[test]
+fn a_will_message_above_the_limit_is_refused_with_its_connect() {
+    let mut line = Timeline::with_limits(Limits { will_bytes_max: 3, ..Limits::default() });
+    let Incoming::Connect(mut packet) = connect(V5, true, 0) else { unreachable!() };
+    let payload = Bytes::from_static(b"1234");
+    packet.will = Some(Will { topic: "w".into(), payload, qos: AtMostOnce, retain: false, delay_secs: 0 });
+    assert_eq!(line.feed(Incoming::Connect(packet)), ["CONNACK QuotaExceeded", "close Refused(QuotaExceeded)"]);
+}
+
+#[test]
+fn when_messages_come_too_fast_they_are_taken_and_the_next_ones_are_not_read_for_a_while() {
+    let mut line = Timeline::with_limits(Limits { publish_rate_max: 2, ..Limits::default() });
+    line.feed(connect(V5, true, 0));
+    line.claimed(None);
+    line.feed(publish(AtMostOnce, 0));
+    line.feed(publish(AtMostOnce, 0));
+    assert!(line.session.may_read());
+    assert_eq!(line.feed(publish(AtMostOnce, 0)), ["throttled", "store t QoS0"]);
+    assert!(!line.session.may_read());
+    assert_eq!(line.pass(1), NOTHING);
+    assert!(line.session.may_read());
+    assert_eq!(line.pass(14), NOTHING, "the Keep Alive starts again");
+    assert_eq!(line.pass(1), ["DISCONNECT KeepAliveTimeout", "close KeepAliveTimeout"]);
+}
+
+#[test]
+fn a_connection_without_keep_alive_ends_at_the_limit_of_silence() {
+    let limits = Limits { idle_timeout: Some(Duration::from_secs(5)), ..Limits::default() };
+    let mut line = Timeline::with_limits(limits);
+    let Incoming::Connect(mut packet) = connect(V5, true, 0) else { unreachable!() };
+    packet.keep_alive_secs = 0;
+    line.feed(Incoming::Connect(packet));
+    line.claimed(None);
+    assert_eq!(line.pass(4), NOTHING);
+    assert_eq!(line.pass(1), ["DISCONNECT KeepAliveTimeout", "close KeepAliveTimeout"]);
+}
+
+#[test]
+fn a_packet_that_does_not_come_to_its_end_ends_the_connection() {
+    for (reason, told) in
+        [(CloseReason::PacketTimeout, "ImplementationSpecificError"), (CloseReason::PartialPackets, "QuotaExceeded")]
+    {
+        let mut line = Timeline::connected(V5);
+        line.session.handle_unfinished(reason, line.now);
+        assert_eq!(line.actions(), [format!("DISCONNECT {told}"), format!("close {reason:?}")]);
+    }
+}
+
+#[test]
 fn a_session_is_small() {
     assert!(size_of::<Session>() <= 400, "{}", size_of::<Session>());
 }
@@ -500,22 +592,25 @@ const NOTHING: [&str; 0] = [];
 struct Timeline {
     session: Session,
     version: ProtocolVersion,
+    /// Whether the answer to "who is this" is the test's to give; else everybody may connect.
+    asks_who: bool,
     now: Instant,
 }
 
 impl Timeline {
-    #[expect(clippy::disallowed_methods, reason = "any instant will do as the first")]
     fn new() -> Self {
-        let limits = Limits {
-            receive_maximum: NonZeroU16::new(4).expect("not zero"),
-            topic_alias_maximum: 3,
-            topic_bytes_max: 8,
-            topic_levels_max: 3,
-            ..Limits::default()
-        };
+        Self::with_limits(Limits::default())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the first")]
+    fn with_limits(mut limits: Limits) -> Self {
+        limits.receive_maximum = NonZeroU16::new(4).expect("not zero");
+        limits.topic_alias_maximum = 3;
+        limits.topic_bytes_max = 8;
+        limits.topic_levels_max = 3;
         let now = Instant::now();
         let session = Session::new(Arc::new(limits), "assigned".into(), None, now);
-        Self { session, version: V5, now }
+        Self { session, version: V5, asks_who: false, now }
     }
 
     /// Has a session that outlives its connection and a Keep Alive of 10 s; numbers of claims start at 0.
@@ -594,7 +689,15 @@ impl Timeline {
     }
 
     fn actions(&mut self) -> Vec<String> {
-        std::iter::from_fn(|| self.session.poll_action()).map(|action| in_words(&action)).collect()
+        let mut said = Vec::new();
+        while let Some(action) = self.session.poll_action() {
+            match action {
+                Action::Authenticate(login) if self.asks_who => said.push(format!("who is {:?}", login.user_name)),
+                Action::Authenticate(_) => self.session.handle_authenticated(Ok(None), self.now),
+                action => said.push(in_words(&action)),
+            }
+        }
+        said
     }
 
     fn into_state(mut self) -> Option<SessionState> {
@@ -604,6 +707,8 @@ impl Timeline {
 
 fn in_words(action: &Action) -> String {
     match action {
+        Action::Authenticate(login) => format!("who is {:?}", login.user_name),
+        Action::Throttled => "throttled".into(),
         Action::Claim(client_id) => format!("claim {client_id}"),
         Action::Submit(number, submission) => {
             let number = number.map(|number| format!("#{number} ")).unwrap_or_default();

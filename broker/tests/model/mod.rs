@@ -344,6 +344,8 @@ impl World {
                 let number = number_of(session.client_id());
                 let attached = self.devices.iter().position(|device| device.connection == Some(connection));
                 match action {
+                    Action::Authenticate(_) => session.handle_authenticated(Ok(None), self.now),
+                    Action::Throttled => {}
                     Action::Claim(client_id) => match self.registry.claim(&client_id, connection, self.now) {
                         Claim::Granted(state) => session.handle_claimed(state, self.now),
                         Claim::Queued { behind } => {

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use forebay_broker::config::Limits;
+use forebay_broker::config::{Limits, ListenerConfig};
 use forebay_broker::inbound::{Inbound, InboundPublish, Outcome};
-use forebay_broker::{Broker, StoredSession};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use forebay_broker::{Broker, Peer, StoredSession};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 
 /// Nothing that a test waits for takes longer, in its own time.
@@ -90,15 +90,20 @@ pub fn resolve(inbound: Inbound, outcome: Outcome) {
 }
 
 /// A client that sends whatever it is told.
-pub struct Device {
-    pub socket: DuplexStream,
+pub struct Device<S = DuplexStream> {
+    pub socket: S,
 }
 
 impl Device {
     pub fn dial(broker: &Broker) -> Self {
+        Self::dial_from(broker, "test", &ListenerConfig::default())
+    }
+
+    /// From an address, to a listener of this configuration.
+    pub fn dial_from(broker: &Broker, peer: impl Into<Peer>, config: &ListenerConfig) -> Self {
         let (socket, server) = tokio::io::duplex(64 * 1024);
-        let broker = broker.clone();
-        tokio::spawn(async move { broker.serve(server, "test").await });
+        let (broker, peer, config) = (broker.clone(), peer.into(), config.clone());
+        tokio::spawn(async move { broker.serve_as(server, peer, &config).await });
         Self { socket }
     }
 
@@ -117,7 +122,9 @@ impl Device {
         device.expect_connack_5(0x00).await;
         device
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Device<S> {
     pub async fn send(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).await.expect("an open connection");
     }
@@ -180,7 +187,7 @@ pub fn frame(first: u8, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn text(text: &str) -> Vec<u8> {
+pub fn text(text: &str) -> Vec<u8> {
     [&(text.len() as u16).to_be_bytes(), text.as_bytes()].concat()
 }
 
@@ -207,6 +214,13 @@ pub fn connect_5_with_will(client_id: &str, flags: u8, keep_alive: u16, properti
         body.extend([will.to_vec(), text("w"), text("gone")].concat());
     }
     frame(0x10, &body)
+}
+
+/// CONNECT of 3.1.1 or 5.0 with Clean Session, a User Name and a Password.
+pub fn login(version: u8, client_id: &str, user: &str, password: &str) -> Vec<u8> {
+    let properties: &[u8] = if version == 5 { &[0] } else { &[] };
+    let head = [&text("MQTT")[..], &[version, 0xC2, 0, 0], properties].concat();
+    frame(0x10, &[head, text(client_id), text(user), text(password)].concat())
 }
 
 /// Session Expiry Interval.

@@ -45,6 +45,8 @@ pub(crate) enum Source {
     Retain,
     ReceivedAt,
     Clock,
+    /// Name of the source, if it came from one.
+    Via,
     /// Unknown fields as one JSON object.
     Extra,
 }
@@ -75,7 +77,9 @@ impl Columns {
         }
         for name in spec.envelope.columns() {
             let (data_type, source) = envelope_column(name);
-            layout.push(name, data_type, source);
+            let is_nullable = source == Source::Via;
+            layout.fields.push(Field::new(name, data_type, is_nullable));
+            layout.sources.push(source);
         }
         if spec.extra {
             layout.fields.push(Field::new("extra", ArrowType::Utf8, true));
@@ -127,7 +131,8 @@ fn envelope_column(name: &str) -> (ArrowType, Source) {
         "qos" => (ArrowType::Int32, Source::Qos),
         "retain" => (ArrowType::Boolean, Source::Retain),
         "received_at" => (instant(), Source::ReceivedAt),
-        _ => (ArrowType::Utf8, Source::Clock),
+        "clock" => (ArrowType::Utf8, Source::Clock),
+        _ => (ArrowType::Utf8, Source::Via),
     }
 }
 
@@ -184,7 +189,8 @@ mod tests {
                 "qos",
                 "retain",
                 "received_at",
-                "clock"
+                "clock",
+                "source"
             ]
         );
     }
@@ -203,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn only_optional_fields_and_extra_are_nullable() {
+    fn only_optional_fields_source_and_extra_are_nullable() {
         let mut spec = DatasetSpec::messages();
         spec.fields.push(FieldSpec::parse("temp", "Float32?").unwrap());
         spec.extra = true;
@@ -212,7 +218,7 @@ mod tests {
         let nullable: Vec<_> =
             columns.schema().fields().iter().filter(|f| f.is_nullable()).map(|f| f.name().as_str()).collect();
 
-        assert_eq!(nullable, ["temp", "extra"]);
+        assert_eq!(nullable, ["temp", "source", "extra"]);
     }
 
     fn names(spec: &DatasetSpec) -> Vec<String> {

@@ -97,6 +97,8 @@ pub enum DataType {
 pub enum TimestampEncoding {
     /// `Timestamp`: RFC 3339 text with an offset.
     Rfc3339,
+    /// `Timestamp(utc)`: RFC 3339 text whose offset may be missing and is UTC then, as ODF readers have it.
+    Rfc3339OrUtc,
     /// `Timestamp(s)`: a number of seconds since 1970, fractions allowed and cut to the millisecond.
     Seconds,
     /// `Timestamp(ms)`: a number of milliseconds since 1970, fractions allowed and cut.
@@ -124,7 +126,7 @@ pub enum Merge {
 pub struct Envelope {
     /// `topic` String.
     pub topic: bool,
-    /// `client_id` String.
+    /// `client_id` String; of a message from a source: the source's name.
     pub client_id: bool,
     /// `qos` Int32.
     pub qos: bool,
@@ -134,6 +136,8 @@ pub struct Envelope {
     pub received_at: bool,
     /// `clock` String: `synchronised` or `unsynchronised`.
     pub clock: bool,
+    /// `source` String: the name of the source; null when a device published here.
+    pub source: bool,
 }
 
 /// Longest dataset name, bytes: it is also a folder's name.
@@ -164,6 +168,7 @@ impl DatasetSpec {
                 retain: true,
                 received_at: true,
                 clock: false,
+                source: true,
             },
             extra: false,
         }
@@ -326,6 +331,7 @@ impl Envelope {
             (self.retain, "retain"),
             (self.received_at, "received_at"),
             (self.clock, "clock"),
+            (self.source, "source"),
         ]
         .into_iter()
         .filter_map(|(on, name)| on.then_some(name))

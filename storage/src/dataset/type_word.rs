@@ -5,7 +5,7 @@ use std::fmt;
 use crate::dataset::spec::{DataType, FieldSpec, TimestampEncoding};
 
 /// Every word, in the order in which errors list them.
-const WORDS: [(&str, DataType); 20] = [
+const WORDS: [(&str, DataType); 21] = [
     ("Bool", DataType::Bool),
     ("Int8", DataType::Int8),
     ("Int16", DataType::Int16),
@@ -21,6 +21,7 @@ const WORDS: [(&str, DataType); 20] = [
     ("Binary", DataType::Binary),
     ("Date", DataType::Date),
     ("Timestamp", DataType::Timestamp(TimestampEncoding::Rfc3339)),
+    ("Timestamp(utc)", DataType::Timestamp(TimestampEncoding::Rfc3339OrUtc)),
     ("Timestamp(s)", DataType::Timestamp(TimestampEncoding::Seconds)),
     ("Timestamp(ms)", DataType::Timestamp(TimestampEncoding::Millis)),
     ("Timestamp(us)", DataType::Timestamp(TimestampEncoding::Micros)),

@@ -33,6 +33,9 @@ pub struct Repository {
     write_failed: bool,
 }
 
+/// A block that is to be written: where, and its bytes.
+type BlockFile = (PathBuf, Vec<u8>);
+
 /// Why a dataset was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
@@ -176,6 +179,31 @@ impl Repository {
     /// Appends a block for each event and moves the head once, after the last; answers the new head. Either all of the
     /// events are in the chain or none. Slices must be in place.
     pub fn append(&mut self, events: &[Event], system_time: DateTime<Utc>) -> Result<Multihash, AppendError> {
+        let (state, files) = self.next_blocks(events, system_time)?;
+        if files.is_empty() {
+            return Ok(self.state.head);
+        }
+        self.write_failed = true;
+        self.write(&files, state.head)?;
+        self.write_failed = false;
+        self.state = state;
+        Ok(self.state.head)
+    }
+
+    /// Whether these events could be appended, so that several datasets change or none. Writes nothing.
+    ///
+    /// # Errors
+    /// As of [`append`](Self::append).
+    pub fn check(&self, events: &[Event], system_time: DateTime<Utc>) -> Result<(), AppendError> {
+        self.next_blocks(events, system_time).map(drop)
+    }
+
+    /// What the chain would say after these events, and the files of their blocks.
+    fn next_blocks(
+        &self,
+        events: &[Event],
+        system_time: DateTime<Utc>,
+    ) -> Result<(ChainState, Vec<BlockFile>), AppendError> {
         if self.write_failed {
             return Err(AppendError::WriteFailed(self.dir.clone()));
         }
@@ -189,14 +217,7 @@ impl Repository {
             state.accept(hash, &block)?;
             files.push((walk::block_path(&self.dir, &hash), bytes));
         }
-        if files.is_empty() {
-            return Ok(self.state.head);
-        }
-        self.write_failed = true;
-        self.write(&files, state.head)?;
-        self.write_failed = false;
-        self.state = state;
-        Ok(self.state.head)
+        Ok((state, files))
     }
 
     /// The blocks after `after` (none: all of them), oldest first, each with its hash. A hash that is not in the chain
@@ -258,7 +279,7 @@ impl Repository {
         Err(AppendError::Data { path, expected: slice.size, found })
     }
 
-    fn write(&self, files: &[(PathBuf, Vec<u8>)], head: Multihash) -> Result<(), AppendError> {
+    fn write(&self, files: &[BlockFile], head: Multihash) -> Result<(), AppendError> {
         for (path, bytes) in files {
             self.fs.write_new(path, bytes).map_err(AppendError::Io)?;
         }

@@ -100,16 +100,39 @@ impl DatasetSealer {
         Ok(dataset)
     }
 
+    /// Whether the chain allows this declaration, of which nothing is written.
+    pub(super) fn check(&mut self, spool: &Spool, spec: &DatasetSpec, now_us: i64) -> Result<(), SealError> {
+        self.make_ready(spool)?;
+        check_declaration(&self.repository, spec, now_us)
+    }
+
+    /// Goes on with another declaration of the same dataset: what was not sealed before becomes rows by this one.
+    pub(super) fn redeclare(&mut self, spool: &Spool, spec: &Arc<DatasetSpec>, now_us: i64) -> Result<(), SealError> {
+        self.make_ready(spool)?;
+        self.must_reopen = true;
+        declare(&mut self.repository, spec, instant(now_us))?;
+        self.must_reopen = false;
+        self.spec = Arc::clone(spec);
+        Ok(())
+    }
+
     /// Seals one batch; `None` when there is no message.
     pub(super) fn seal(&mut self, spool: &Spool, limits: &BatchLimits) -> Result<Option<Sealed>, SealError> {
-        if std::mem::replace(&mut self.must_reopen, true) {
-            self.repository = Repository::open(self.repository.dir(), self.repository.fs().clone())?;
-            self.repository.sweep_orphans(spool.released(self.id)?)?;
-            self.catch_up(spool)?;
-        }
+        self.make_ready(spool)?;
+        self.must_reopen = true;
         let sealed = self.seal_batch(spool, limits)?;
         self.must_reopen = false;
         Ok(sealed)
+    }
+
+    fn make_ready(&mut self, spool: &Spool) -> Result<(), SealError> {
+        if self.must_reopen {
+            self.repository = Repository::open(self.repository.dir(), self.repository.fs().clone())?;
+            self.repository.sweep_orphans(spool.released(self.id)?)?;
+            self.catch_up(spool)?;
+            self.must_reopen = false;
+        }
+        Ok(())
     }
 
     fn seal_batch(&mut self, spool: &Spool, limits: &BatchLimits) -> Result<Option<Sealed>, SealError> {
@@ -343,27 +366,55 @@ fn for_each_message(
 
 /// Says in the chain what must be said before the first row: the names of the columns, and the columns.
 fn declare(repository: &mut Repository, spec: &DatasetSpec, now: DateTime<Utc>) -> Result<(), SealError> {
-    let incompatible = |difference: String| SealError::Incompatible { dataset: spec.name.clone(), difference };
+    let (events, system_time) = declaration(repository, spec, now)?;
+    compatible(spec, repository.append(&events, system_time))
+}
+
+/// As of [`super::check`].
+pub(super) fn check(root: &Path, fs: &DurableFs, spec: &DatasetSpec, now_us: i64) -> Result<(), SealError> {
+    let repository = Repository::open(&root.join(&spec.name), fs.clone());
+    repository.map_or(Ok(()), |repository| check_declaration(&repository, spec, now_us))
+}
+
+fn check_declaration(repository: &Repository, spec: &DatasetSpec, now_us: i64) -> Result<(), SealError> {
+    let (events, system_time) = declaration(repository, spec, instant(now_us))?;
+    compatible(spec, repository.check(&events, system_time))
+}
+
+/// What the chain does not say yet of this declaration, and its time.
+fn declaration(
+    repository: &Repository,
+    spec: &DatasetSpec,
+    now: DateTime<Utc>,
+) -> Result<(Vec<Event>, DateTime<Utc>), SealError> {
     let columns = Columns::new(spec);
-    let schema = DataSchema::from_arrow(columns.schema()).map_err(|error| incompatible(error.to_string()))?;
+    let schema = DataSchema::from_arrow(columns.schema()).map_err(|error| incompatible(spec, error.to_string()))?;
     let state = repository.state();
-    if state.schema.as_ref() == Some(&schema) {
-        return Ok(());
-    }
     let mut events = Vec::new();
+    let system_time = now.max(state.system_time);
+    if state.schema.as_ref() == Some(&schema) {
+        return Ok((events, system_time));
+    }
     let event_time_column = Some(columns.event_time().to_owned()).filter(|name| name != "event_time");
     if state.vocab.event_time_column != event_time_column {
         if state.schema.is_some() {
-            return Err(incompatible(format!("the event-time column is now {}", columns.event_time())));
+            return Err(incompatible(spec, format!("the event-time column is now {}", columns.event_time())));
         }
         events.push(Event::SetVocab(SetVocab { event_time_column, ..SetVocab::default() }));
     }
     events.push(Event::SetDataSchema(SetDataSchema { raw_arrow_schema: None, schema: Some(schema) }));
-    let system_time = now.max(state.system_time);
-    match repository.append(&events, system_time) {
-        Err(AppendError::Rule(RuleViolation::SchemaEvolution(difference))) => Err(incompatible(difference)),
+    Ok((events, system_time))
+}
+
+fn compatible<T>(spec: &DatasetSpec, appended: Result<T, AppendError>) -> Result<(), SealError> {
+    match appended {
+        Err(AppendError::Rule(RuleViolation::SchemaEvolution(difference))) => Err(incompatible(spec, difference)),
         appended => Ok(appended.map(drop)?),
     }
+}
+
+fn incompatible(spec: &DatasetSpec, difference: String) -> SealError {
+    SealError::Incompatible { dataset: spec.name.clone(), difference }
 }
 
 /// The first `seq` that the chain does not account for.

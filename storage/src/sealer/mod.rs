@@ -25,7 +25,8 @@ mod batch;
 mod dataset;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use self::dataset::{DatasetSealer, Sealed};
@@ -91,9 +92,18 @@ pub struct Unusable {
     pub error: SealError,
 }
 
+/// Where the datasets are, and whose.
+#[derive(Clone)]
+struct Place {
+    fs: DurableFs,
+    root: PathBuf,
+    gateway: String,
+}
+
 /// Seals every dataset of the gateway, one batch at a time. To be driven by one thread.
 pub struct Sealer {
     spool: Spool,
+    place: Place,
     limits: BatchLimits,
     batcher: Batcher,
     datasets: BTreeMap<DatasetId, DatasetSealer>,
@@ -104,6 +114,43 @@ pub struct Sealer {
     resting: BTreeMap<DatasetId, i64>,
     /// Chunks below this are known to the batcher.
     scanned: Seq,
+}
+
+/// Whether the dataset on disk, if there is one, allows this declaration. Writes nothing, and may be asked while a sealer is
+/// at work. Nothing is said of a dataset that cannot be read.
+///
+/// # Errors
+/// `Incompatible` names the difference.
+pub fn check(root: &Path, fs: &DurableFs, spec: &DatasetSpec, now_us: i64) -> Result<(), SealError> {
+    dataset::check(root, fs, spec, now_us)
+}
+
+impl Place {
+    /// Opens these datasets, and answers which of them cannot be.
+    fn open(
+        &self,
+        spool: &Spool,
+        specs: &[&Arc<DatasetSpec>],
+        now_us: i64,
+    ) -> Result<(BTreeMap<DatasetId, DatasetSealer>, Vec<Unusable>), SealError> {
+        let (mut datasets, mut unusable) = (BTreeMap::new(), Vec::new());
+        for spec in specs {
+            match DatasetSealer::open(spool, &self.fs, &self.root, &self.gateway, spec, now_us) {
+                Ok(dataset) => _ = datasets.insert(dataset.id(), dataset),
+                Err(error @ (SealError::Incompatible { .. } | SealError::Spool(_) | SealError::Io(_))) => {
+                    return Err(error);
+                }
+                Err(error) => unusable.push(Unusable { dataset: spec.name.clone(), error }),
+            }
+        }
+        Ok((datasets, unusable))
+    }
+}
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sealer").field("root", &self.place.root).field("scanned", &self.scanned).finish_non_exhaustive()
+    }
 }
 
 impl Sealer {
@@ -122,29 +169,58 @@ impl Sealer {
         limits: BatchLimits,
         now_us: i64,
     ) -> Result<Self, SealError> {
-        let (mut datasets, mut unusable) = (BTreeMap::new(), Vec::new());
-        for spec in specs {
-            match DatasetSealer::open(&spool, fs, root, gateway, spec, now_us) {
-                Ok(dataset) => _ = datasets.insert(dataset.id(), dataset),
-                Err(error @ (SealError::Incompatible { .. } | SealError::Spool(_) | SealError::Io(_))) => {
-                    return Err(error);
-                }
-                Err(error) => unusable.push(Unusable { dataset: spec.name.clone(), error }),
-            }
-        }
-        let scanned = spool.log_start()?;
+        let place = Place { fs: fs.clone(), root: root.to_owned(), gateway: gateway.to_owned() };
+        let specs: Vec<_> = specs.iter().collect();
+        let (datasets, unusable) = place.open(&spool, &specs, now_us)?;
         let mut sealer = Self {
+            scanned: spool.log_start()?,
             spool,
+            place,
             limits,
             batcher: Batcher::new(limits),
             datasets,
             unusable,
             unserved: BTreeMap::new(),
             resting: BTreeMap::new(),
-            scanned,
         };
         sealer.scan()?;
         Ok(sealer)
+    }
+
+    /// Goes on with these datasets and limits, as a new [`open`](Self::open) would: new ones are made, what is no longer
+    /// declared stays on disk and in the spool, and those that could not be opened are tried again.
+    ///
+    /// # Errors
+    /// As of `open`, and a dataset that is new here and cannot be opened or made. Nothing is changed then; only a disk that
+    /// fails between two datasets can leave the first of them with its new declaration.
+    pub fn redeclare(&mut self, specs: &[Arc<DatasetSpec>], limits: BatchLimits, now_us: i64) -> Result<(), SealError> {
+        let is_open = |spec: &&Arc<DatasetSpec>| self.datasets.values().any(|known| known.spec().name == spec.name);
+        let (known, added): (Vec<_>, Vec<_>) = specs.iter().partition(is_open);
+        let known: BTreeMap<&str, &Arc<DatasetSpec>> =
+            known.into_iter().map(|spec| (spec.name.as_str(), spec)).collect();
+        let next_of = |dataset: &DatasetSealer| known.get(dataset.spec().name.as_str()).copied();
+        // What may be refused is refused before anything is written.
+        for dataset in self.datasets.values_mut() {
+            next_of(dataset).map_or(Ok(()), |spec| dataset.check(&self.spool, spec, now_us))?;
+        }
+        let (added, mut unusable) = self.place.open(&self.spool, &added, now_us)?;
+        let was_usable = |one: &Unusable| self.unusable.iter().all(|known| known.dataset != one.dataset);
+        if let Some(index) = unusable.iter().position(was_usable) {
+            return Err(unusable.swap_remove(index).error);
+        }
+        for dataset in self.datasets.values_mut() {
+            let changed = next_of(dataset).filter(|spec| *spec != dataset.spec());
+            changed.map_or(Ok(()), |spec| dataset.redeclare(&self.spool, spec, now_us))?;
+        }
+        self.datasets.retain(|_, dataset| next_of(dataset).is_some());
+        self.datasets.extend(added);
+        self.unusable = unusable;
+        self.limits = limits;
+        self.batcher = Batcher::new(limits);
+        self.unserved.clear();
+        self.resting.clear();
+        self.scanned = self.spool.log_start()?;
+        self.scan()
     }
 
     /// Seals the batch that is most due at `now_us`, if any is.

@@ -1,7 +1,8 @@
 //! What one commit does: the requests of a batch, in order, in one transaction.
 //!
 //! Messages go into one chunk; the other tables are opened only when a request needs them, because every table touched is
-//! a page more. In-memory state changes only after the commit, in [`Spool::commit`].
+//! a page more: an ordinary message of a device needs none, one of a source the last value of its topic. In-memory state
+//! changes only after the commit, in [`Spool::commit`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 
 use crate::dead_letter::{DeadLetter, NO_DATASET};
-use crate::message::Message;
+use crate::message::{Message, Publisher};
 use crate::position::Seq;
 
 use super::Spool;
@@ -22,7 +23,7 @@ use super::gaps;
 use super::request::{Outcome, Request, size};
 use super::retained::RetainedTable;
 use super::store::{Abort, SpoolError};
-use super::tables::{CHUNKS, META, META_SEQ_FLOOR, PACKET_IDS, SESSIONS};
+use super::tables::{CHUNKS, META, META_SEQ_FLOOR, PACKET_IDS, SESSIONS, forgotten_key};
 
 /// What a batch came to.
 pub(super) struct Committed {
@@ -114,11 +115,16 @@ impl<'a> Batch<'a> {
 
     fn request<T>(&mut self, request: &Request<T>) -> Result<Outcome, Abort> {
         match request {
-            Request::Append { message, packet_id, .. } => self.append(message, *packet_id),
-            Request::DeadLetter { message, reason, packet_id, .. } => self.dead_letter(message, reason, *packet_id),
+            Request::Append { message, packet_id, retained_once, .. } => {
+                self.append(message, *packet_id, *retained_once)
+            }
+            Request::DeadLetter { message, reason, packet_id, retained_once, .. } => {
+                self.dead_letter(message, reason, *packet_id, *retained_once)
+            }
             Request::Release { client_id, packet_id, .. } => self.release(client_id, *packet_id),
             Request::OpenSession { client_id, expiry_secs, .. } => self.open_session(client_id, *expiry_secs),
             Request::CloseSession { client_id, .. } => self.close_session(client_id),
+            Request::Probe { .. } => Ok(Outcome::Stored),
         }
     }
 
@@ -132,23 +138,39 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn append(&mut self, message: &Message, packet_id: Option<u16>) -> Result<Outcome, Abort> {
+    fn append(&mut self, message: &Message, packet_id: Option<u16>, retained_once: bool) -> Result<Outcome, Abort> {
         let seq = self.first.plus(self.chunk.len());
         if let Some(outcome) = self.claim(message, packet_id, seq)? {
             return Ok(outcome);
         }
-        self.chunk.push(message, packet_id);
         self.changed = true;
-        if message.flags.retain {
+        if retained_once && self.is_retained_again(message)? {
+            return Ok(Outcome::Stored);
+        }
+        self.chunk.push(message, packet_id);
+        if retained_once || message.flags.retain {
             self.keep_retained(seq, message)?;
         }
         Ok(Outcome::Stored)
     }
 
-    fn dead_letter(&mut self, message: &Message, reason: &str, packet_id: Option<u16>) -> Result<Outcome, Abort> {
+    fn dead_letter(
+        &mut self,
+        message: &Message,
+        reason: &str,
+        packet_id: Option<u16>,
+        retained_once: bool,
+    ) -> Result<Outcome, Abort> {
         // What is stored with the packet id only has to be there: the seq of a dead letter is not known yet.
         if let Some(outcome) = self.claim(message, packet_id, self.first)? {
             return Ok(outcome);
+        }
+        if retained_once {
+            if self.is_retained_again(message)? {
+                self.changed = true;
+                return Ok(Outcome::Stored);
+            }
+            self.keep_retained(self.first, message)?;
         }
         let mut message = message.clone();
         message.dataset = NO_DATASET;
@@ -168,17 +190,23 @@ impl<'a> Batch<'a> {
         let Some(packet_id) = packet_id else { return Ok(None) };
         if message.flags.qos == 2 {
             let packet_ids_max = self.config.packet_ids_max;
-            let packet_ids = self.packet_ids()?;
-            if packet_ids.get((&*message.client_id, packet_id))?.is_some() {
+            let is_claimed = self.packet_ids()?.get((&*message.client_id, packet_id))?.is_some();
+            let is_source = message.publisher().source().is_some();
+            let is_repeated = match is_source {
+                true => self.dup_window.is_repeated_by_source(message, packet_id, is_claimed),
+                false => is_claimed,
+            };
+            if is_repeated {
                 self.counters.duplicates_qos2 += 1;
                 return Ok(Some(Outcome::Stored));
             }
-            let all = packet_ids.len()?;
+            let all = self.packet_ids()?.len()?;
             let own = match self.packet_ids_of.get(&message.client_id) {
                 Some(&own) => own,
                 None => owned_by(self.packet_ids()?, &message.client_id)?.len() as u64,
             };
-            if all >= packet_ids_max || own >= self.config.packet_ids_client_max {
+            let own = if is_claimed { own - 1 } else { own };
+            if all >= packet_ids_max || (own >= self.config.packet_ids_client_max && !is_source) {
                 self.counters.packet_ids_refused += 1;
                 return Ok(Some(Outcome::Unavailable));
             }
@@ -192,17 +220,27 @@ impl<'a> Batch<'a> {
         Ok(None)
     }
 
+    /// A broker has sent the last value of a topic again because we subscribed again.
+    fn is_retained_again(&mut self, message: &Message) -> Result<bool, Abort> {
+        let is_again = message.flags.retain && self.retained()?.has(message)?;
+        self.counters.duplicates_retained += u64::from(is_again);
+        Ok(is_again)
+    }
+
     fn keep_retained(&mut self, seq: Seq, message: &Message) -> Result<(), Abort> {
-        let mut retained = match self.retained.take() {
-            Some(retained) => retained,
-            None => RetainedTable::open(self.txn, self.retained_bytes)?,
-        };
-        if !retained.put(seq, message, self.config)? {
-            self.counters.retained_not_kept += 1;
-        }
+        let config = self.config;
+        let retained = self.retained()?;
+        let is_kept = retained.put(seq, message, config)?;
         self.retained_bytes = retained.bytes;
-        self.retained = Some(retained);
+        self.counters.retained_not_kept += u64::from(!is_kept);
         Ok(())
+    }
+
+    fn retained(&mut self) -> Result<&mut RetainedTable<'a>, Abort> {
+        match &mut self.retained {
+            Some(retained) => Ok(retained),
+            none => Ok(none.insert(RetainedTable::open(self.txn, self.retained_bytes)?)),
+        }
     }
 
     fn release(&mut self, client_id: &str, packet_id: u16) -> Result<Outcome, Abort> {
@@ -232,6 +270,12 @@ impl<'a> Batch<'a> {
 
     fn close_session(&mut self, client_id: &str) -> Result<Outcome, Abort> {
         self.dup_window.forget(client_id);
+        if Publisher::of(client_id).source().is_some() {
+            // A restart must not remember from the log what its broker has forgotten.
+            let mut meta = self.txn.open_table(META)?;
+            meta.insert(&*forgotten_key(client_id), self.first.plus(self.chunk.len()).0)?;
+            self.changed = true;
+        }
         let closed = self.sessions()?.remove(client_id)?.is_some();
         self.packet_ids_of.remove(client_id);
         let packet_ids = self.packet_ids()?;

@@ -41,10 +41,11 @@ pub struct SpoolConfig {
     pub ballast_bytes: u64,
     /// redb's page cache, bytes. Default 4 MiB.
     pub cache_bytes: usize,
-    /// Packet Identifiers of QoS 2 between PUBLISH and PUBREL, all clients together. Default 65,536. Reached:
-    /// `Unavailable`, counted as `packet_ids_refused`.
+    /// Packet Identifiers of QoS 2 between PUBLISH and PUBREL, all clients together. Default 131,072, so that one
+    /// source cannot take them all. Reached: `Unavailable`, counted as `packet_ids_refused`.
     pub packet_ids_max: u64,
-    /// The same for one client, so that a few cannot take them all. Default 4,096. Reached: as `packet_ids_max`.
+    /// The same for one device, so that a few cannot take them all. Default 4,096. Reached: as `packet_ids_max`. How many
+    /// a source needs is its broker's choice.
     pub packet_ids_client_max: u64,
     /// Stored sessions, those of connected clients included. Default 20,000. Reached: `Unavailable`, counted as `sessions_refused`.
     pub sessions_max: u64,
@@ -58,11 +59,13 @@ pub struct SpoolConfig {
     /// Bytes of dead letters. Default 64 MiB. Reached: the oldest is dropped, recorded as a gap and
     /// counted as `dead_letters_dropped`.
     pub dead_letter_bytes_max: u64,
-    /// QoS 1 messages that are remembered to recognise a DUP, all clients together. Default 65,536. Reached: those of the
+    /// Messages that are remembered to recognise a DUP, all clients together. Default 131,072. Reached: those of the
     /// client that was idle longest are forgotten: a DUP of them would be stored again.
     pub dup_window_max: usize,
     /// The same for one client. Default 256. Reached: its oldest is forgotten.
     pub dup_window_client_max: usize,
+    /// The same for one source, whose broker decides how many are on their way. Default 32,768, half of all identifiers.
+    pub dup_window_source_max: usize,
     /// Bytes of sealed chunks that stay in the spool so that a restart can rebuild the DUP window. Default 4 MiB; never
     /// more than an eighth of `max_bytes`.
     pub dup_tail_bytes: u64,
@@ -83,15 +86,16 @@ impl Default for SpoolConfig {
             commit_bytes_max: 1 << 20,
             ballast_bytes: 4 << 20,
             cache_bytes: 4 << 20,
-            packet_ids_max: 65_536,
+            packet_ids_max: 131_072,
             packet_ids_client_max: 4_096,
             sessions_max: 20_000,
             retained_topics_max: 10_000,
             retained_bytes_max: 16 << 20,
             retained_payload_max: 64 << 10,
             dead_letter_bytes_max: 64 << 20,
-            dup_window_max: 65_536,
+            dup_window_max: 131_072,
             dup_window_client_max: 256,
+            dup_window_source_max: 32_768,
             dup_tail_bytes: 4 << 20,
             ledger_keys_max: 100_000,
             gaps_max: 1_000,

@@ -37,6 +37,8 @@ counters! {
     duplicates_qos1,
     /// Resent QoS 2 messages that were already stored.
     duplicates_qos2,
+    /// Retained values that a source sent again, and that were the last ones stored of their topics.
+    duplicates_retained,
     /// Messages refused because the spool or the disk was full.
     refused_full,
     /// Messages above the largest size.

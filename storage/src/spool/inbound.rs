@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use redb::ReadableTable;
+use redb::{ReadTransaction, ReadableTable};
 
 use crate::position::Seq;
 
@@ -12,7 +12,7 @@ use super::Spool;
 use super::dup_window::DupWindow;
 use super::reader::{first_at_or_before, load, load_header};
 use super::store::{Abort, SpoolError};
-use super::tables::{CHUNKS, PACKET_IDS, SESSIONS};
+use super::tables::{CHUNKS, FORGOTTEN, META, PACKET_IDS, SESSIONS};
 
 /// A session that outlives its connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,8 @@ impl Spool {
     /// The DUP window as the messages at the end of the log make it.
     pub(super) fn dup_window(&self) -> DupWindow {
         let config = &self.inner.config;
-        let empty = || DupWindow::new(config.dup_window_max, config.dup_window_client_max);
+        let empty =
+            || DupWindow::new(config.dup_window_max, config.dup_window_client_max, config.dup_window_source_max);
         let from = match self
             .inner
             .store
@@ -71,25 +72,40 @@ impl Spool {
                 return empty();
             }
         };
+        // Without this at worst a message that is sent again is stored again.
+        let forgotten = self.inner.store.read(forgotten).unwrap_or_default();
         let mut window = empty();
         let mut next = from;
         // One chunk in memory at a time.
-        while let Ok(Some((after, records))) = self.inner.store.read(|txn| {
+        while let Ok(Some((first, records))) = self.inner.store.read(|txn| {
             let chunks = txn.open_table(CHUNKS)?;
             let Some(first) = super::reader::first_from(&chunks, next)? else { return Ok(None) };
             let chunk = load(&chunks, first)?;
             let records = load_header(&chunks, first)?.and_then(|header| header.records(&chunk));
-            Ok(Some((first.next(), records.unwrap_or_default())))
+            Ok(Some((first, records.unwrap_or_default())))
         }) {
-            for record in records {
-                if let Some(packet_id) = record.packet_id {
+            for (seq, record) in (first.0..).zip(records) {
+                let is_of_its_session = seq >= forgotten.get(&*record.message.client_id).copied().unwrap_or(0);
+                if let Some(packet_id) = record.packet_id.filter(|_| is_of_its_session) {
                     window.stored(&record.message, packet_id);
                 }
             }
-            next = after;
+            next = first.next();
         }
         window
     }
+}
+
+/// For each source whose broker forgot the session: the first seq of the new one.
+fn forgotten(txn: &ReadTransaction) -> Result<BTreeMap<String, u64>, Abort> {
+    let mut forgotten = BTreeMap::new();
+    for row in txn.open_table(META)?.iter()? {
+        let (key, seq) = row?;
+        if let Some(client_id) = key.value().strip_prefix(FORGOTTEN) {
+            forgotten.insert(client_id.to_owned(), seq.value());
+        }
+    }
+    Ok(forgotten)
 }
 
 /// Where the last `messages_max` messages and `bytes_max` bytes of chunks begin.

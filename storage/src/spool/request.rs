@@ -13,6 +13,9 @@ pub enum Request<T> {
         message: Message,
         /// Of the PUBLISH, with QoS 1 and 2. A Will Message has none.
         packet_id: Option<u16>,
+        /// From a source: a message with RETAIN that equals the last one stored of its topic is not stored again. The broker
+        /// sends it at every subscription `[MQTT-3.3.1-6]`.
+        retained_once: bool,
         /// Given back.
         ticket: T,
     },
@@ -24,6 +27,8 @@ pub enum Request<T> {
         reason: String,
         /// As of `Append`.
         packet_id: Option<u16>,
+        /// As of `Append`.
+        retained_once: bool,
         /// Given back.
         ticket: T,
     },
@@ -52,6 +57,11 @@ pub enum Request<T> {
         /// Given back.
         ticket: T,
     },
+    /// Whether the writer is at work: it answers in its turn and writes nothing for it.
+    Probe {
+        /// Given back. Its outcome says nothing of the disk.
+        ticket: T,
+    },
 }
 
 /// What became of a [`Request`].
@@ -71,7 +81,8 @@ impl<T> Request<T> {
             | Self::DeadLetter { ticket, .. }
             | Self::Release { ticket, .. }
             | Self::OpenSession { ticket, .. }
-            | Self::CloseSession { ticket, .. } => ticket,
+            | Self::CloseSession { ticket, .. }
+            | Self::Probe { ticket } => ticket,
         }
     }
 

@@ -1,10 +1,17 @@
 //! The last retained value of each topic `[MQTT-3.3.1-5]`, as the gateway saw it.
+//!
+//! Of a source, whose broker sets RETAIN only on what it sends because of a subscription `[MQTT-3.3.1-8]`
+//! `[MQTT-3.3.1-9]`, it is the last message of the topic, whatever its flag: a live message is what the next subscription
+//! will bring again. A source has topics of its own, and each dataset that took them, under the key
+//! `client id · U+0000 · topic · U+0000 · dataset u32 big-endian`; of its values only hash and length are kept.
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use redb::{ReadableTable, Table, WriteTransaction};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::message::{DecodeError, Message, take_array};
+use crate::message::{DecodeError, Message, Publisher, take_array};
 use crate::position::Seq;
 
 use super::Spool;
@@ -87,25 +94,44 @@ impl<'txn> RetainedTable<'txn> {
         Ok(Self { table: txn.open_table(RETAINED)?, bytes })
     }
 
+    /// Whether the message has the payload of the last value of its topic.
+    pub(super) fn has(&self, message: &Message) -> Result<bool, Abort> {
+        let Some(value) = self.table.get(&*key(message))? else { return Ok(false) };
+        Ok(Retained::decode(value.value()).is_ok_and(|last| {
+            last.payload_len == message.payload.len() as u64 && last.payload_hash == xxh3_64(&message.payload)
+        }))
+    }
+
     /// Keeps the message as the last value of its topic, or clears that when the payload is empty (3.1.1, 3.3.1.3). False
     /// when a bound forbids it: then the topic has no last value, rather than an old one.
     pub(super) fn put(&mut self, seq: Seq, message: &Message, config: &SpoolConfig) -> Result<bool, Abort> {
-        let topic = &message.topic[..];
-        if let Some(old) = self.table.remove(topic)? {
-            self.bytes = self.bytes.saturating_sub(size(topic, old.value()));
+        let key = key(message);
+        if let Some(old) = self.table.remove(&*key)? {
+            self.bytes = self.bytes.saturating_sub(size(&key, old.value()));
         }
         if message.payload.is_empty() {
             return Ok(true);
         }
-        let value = Retained::encode(seq, message, config.retained_payload_max);
-        let bytes = self.bytes + size(topic, &value);
+        let payload_max = if message.publisher().source().is_some() { 0 } else { config.retained_payload_max };
+        let value = Retained::encode(seq, message, payload_max);
+        let bytes = self.bytes + size(&key, &value);
         let known = redb::ReadableTableMetadata::len(&self.table)?;
         if bytes > config.retained_bytes_max || known >= config.retained_topics_max {
             return Ok(false);
         }
-        self.table.insert(topic, value.as_slice())?;
+        self.table.insert(&*key, value.as_slice())?;
         self.bytes = bytes;
         Ok(true)
+    }
+}
+
+fn key(message: &Message) -> Cow<'_, [u8]> {
+    match message.publisher() {
+        Publisher::Device(_) => Cow::Borrowed(&message.topic),
+        Publisher::Source(_) => {
+            let dataset = message.dataset.0.to_be_bytes();
+            Cow::Owned([message.client_id.as_bytes(), b"\0", &message.topic, b"\0", &dataset].concat())
+        }
     }
 }
 

@@ -32,6 +32,14 @@ pub(super) const SEAL_COUNTERS: TableDefinition<'_, (u32, &str), u64> = TableDef
 /// Value of [`GAPS`]: end, messages, bytes, reason, time.
 pub(super) type GapRow = (u64, u64, u64, u8, i64);
 
+/// Key in [`META`]: messages of this source below that seq are of a session that its broker has forgotten.
+pub(super) fn forgotten_key(client_id: &str) -> String {
+    format!("{FORGOTTEN}{client_id}")
+}
+
+/// Begins such keys.
+pub(super) const FORGOTTEN: &str = "forgotten ";
+
 /// Version of this layout.
 pub(super) const META_FORMAT: &str = "format";
 /// The next seq is at least this, whatever the chunks say.

@@ -54,13 +54,25 @@ impl<F> Writer<F> {
     {
         while let Some(first) = requests.blocking_recv() {
             let batch = self.drain(first, &mut requests);
-            let room = self.wait_for_room(&batch, &requests)?;
-            let outcomes = self.commit(&batch, room)?;
+            let outcomes = self.store(&batch, &requests)?;
             for (request, outcome) in batch.into_iter().zip(outcomes) {
                 (self.resolve)(request.into_ticket(), outcome);
             }
         }
         Ok(())
+    }
+
+    fn store<T>(
+        &mut self,
+        batch: &[Request<T>],
+        requests: &mpsc::Receiver<Request<T>>,
+    ) -> Result<Vec<Outcome>, WriteError> {
+        // An idle spool, and one that waits for a disk that is full, need no transaction to say that they are there.
+        if batch.iter().all(|request| matches!(request, Request::Probe { .. })) {
+            return Ok(vec![Outcome::Stored; batch.len()]);
+        }
+        let room = self.wait_for_room(batch, requests)?;
+        self.commit(batch, room)
     }
 
     /// Takes what is queued, up to the bounds of a commit.

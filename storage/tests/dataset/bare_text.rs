@@ -62,6 +62,7 @@ fn a_text_payload_is_one_value_of_the_declared_type() {
         ("Bool", "true", "true"),
         ("Date", "2026-11-22\n", "2026-11-22"),
         ("Timestamp", "2026-11-22T10:00:00Z", "2026-11-22T10:00:00Z"),
+        ("Timestamp(utc)", "2026-11-22 10:00:00.5\n", "2026-11-22T10:00:00.500Z"),
         ("Timestamp(ms)", "1795341600123", "2026-11-22T10:00:00.123Z"),
         ("Binary", "AP8=", "00ff"),
         ("Json", " {\"a\": 1} ", "{\"a\": 1}"),

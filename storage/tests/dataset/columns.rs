@@ -4,6 +4,7 @@ use forebay_storage::dataset::decode::RowError;
 use forebay_storage::dataset::row::RowBuilder;
 use forebay_storage::dataset::spec::DatasetSpec;
 use forebay_storage::dataset::unknown::UNKNOWN_NAMES_MAX;
+use forebay_storage::message::source_client_id;
 use forebay_storage::position::{Offset, Seq};
 
 use crate::support::{RECEIVED_MS, json, message, show_row};
@@ -23,8 +24,20 @@ fn a_row_carries_its_place_its_key_its_captures_and_its_envelope() {
         show_row(&batch, 0, 1),
         "offset=10 op=0 system_time=2026-11-22T10:00:01.250Z event_time=2026-11-22T10:00:00.250Z gateway=gw-07 seq=43 \
          site=9 device=dev-1 payload=02 topic=site/9/dev-1/temp client_id=client-1 qos=1 retain=false \
-         received_at=2026-11-22T10:00:00.250Z clock=synchronised"
+         received_at=2026-11-22T10:00:00.250Z clock=synchronised source=null"
     );
+}
+
+#[test]
+fn a_message_from_a_source_has_its_name() {
+    let mut builder = RowBuilder::new(&DatasetSpec::messages(), "gw");
+    let mut from_source = message(0, "x");
+    from_source.client_id = source_client_id("plant");
+
+    builder.push(Seq(0), &from_source).unwrap();
+
+    let row = show_row(&builder.take_batch(Offset(0), 0), 0, 0);
+    assert!(row.contains("client_id=plant ") && row.ends_with(" source=plant"), "{row}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use crate::support::{json, message, show_row, spec};
 
-const ALL_TYPES: [&str; 20] = [
+const ALL_TYPES: [&str; 21] = [
     "b: Bool?",
     "i8: Int8?",
     "i16: Int16?",
@@ -23,6 +23,7 @@ const ALL_TYPES: [&str; 20] = [
     "bin: Binary?",
     "d: Date?",
     "t: Timestamp?",
+    "tu: Timestamp(utc)?",
     "ts: Timestamp(s)?",
     "tms: Timestamp(ms)?",
     "tus: Timestamp(us)?",

@@ -89,7 +89,7 @@ pub fn spool_config() -> SpoolConfig {
 pub fn store(spool: &Spool, messages: Vec<Message>, mut on_ack: impl FnMut(usize)) {
     let (sender, receiver) = mpsc::channel(messages.len().max(1));
     for (ticket, message) in messages.into_iter().enumerate() {
-        sender.try_send(Request::Append { message, packet_id: None, ticket }).unwrap();
+        sender.try_send(Request::Append { message, packet_id: None, retained_once: false, ticket }).unwrap();
     }
     drop(sender);
     let mut writer = Writer::new(spool.clone(), |ticket, outcome| {

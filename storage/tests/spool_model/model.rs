@@ -145,6 +145,7 @@ impl Model {
                 self.packet_ids.retain(|(owner, _)| owner != client_id);
                 self.window.remove(client_id);
             }
+            Request::Probe { .. } => {}
         }
         Outcome::Stored
     }

@@ -38,12 +38,12 @@ pub fn noise() -> impl Fn(u64) -> String {
 }
 
 pub fn append(message: Message) -> Request<()> {
-    Request::Append { message, packet_id: None, ticket: () }
+    Request::Append { message, packet_id: None, retained_once: false, ticket: () }
 }
 
 pub fn exactly_once(mut message: Message, packet_id: u16) -> Request<()> {
     message.flags.qos = 2;
-    Request::Append { message, packet_id: Some(packet_id), ticket: () }
+    Request::Append { message, packet_id: Some(packet_id), retained_once: false, ticket: () }
 }
 
 pub fn seal(dataset: DatasetId, sealed: Seq) -> SealCommit {

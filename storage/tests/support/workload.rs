@@ -74,11 +74,15 @@ impl Planned {
                 message: publish.message(),
                 reason: "no dataset takes it".into(),
                 packet_id: publish.packet_id,
+                retained_once: false,
                 ticket,
             },
-            Self::Publish(publish) => {
-                Request::Append { message: publish.message(), packet_id: publish.packet_id, ticket }
-            }
+            Self::Publish(publish) => Request::Append {
+                message: publish.message(),
+                packet_id: publish.packet_id,
+                retained_once: false,
+                ticket,
+            },
             Self::Release { client, packet_id } => {
                 Request::Release { client_id: client_id(*client), packet_id: *packet_id, ticket }
             }

@@ -15,14 +15,15 @@ use bytes::Bytes;
 use forebay_broker::config::Limits;
 use forebay_broker::inbound::{Outcome, Refusal};
 use forebay_broker::packet::{Connect, Incoming, Outgoing, PacketId, ProtocolVersion, Publish, QoS, Topic, Will};
-use forebay_broker::reason::Reason;
+use forebay_broker::reason::{ConnectReason, Reason};
 use forebay_broker::session::{Action, CloseReason, Session, SessionState, StopReason, Submission};
 use libfuzzer_sys::fuzz_target;
 
 const RECEIVE_MAXIMUM: u16 = 4;
 
 fuzz_target!(|script: &[u8]| {
-    let mut run = Run::new(Instant::now());
+    let rate = script.first().map_or(0, |byte| u32::from(byte >> 6));
+    let mut run = Run::new(rate, Instant::now());
     for step in script.chunks_exact(2) {
         run.step(step[0], step[1]);
     }
@@ -32,6 +33,8 @@ fuzz_target!(|script: &[u8]| {
 struct Run {
     session: Session,
     now: Instant,
+    /// An Authenticate that was not answered.
+    is_asking: bool,
     /// A Claim that the registry has not answered.
     is_claiming: bool,
     is_closed: bool,
@@ -50,15 +53,17 @@ struct Run {
 }
 
 impl Run {
-    fn new(now: Instant) -> Self {
+    fn new(publish_rate_max: u32, now: Instant) -> Self {
         let limits = Limits {
             receive_maximum: NonZeroU16::new(RECEIVE_MAXIMUM).expect("not zero"),
             topic_alias_maximum: 3,
+            publish_rate_max,
             ..Limits::default()
         };
         Self {
             session: Session::new(Arc::new(limits), "assigned".into(), None, now),
             now,
+            is_asking: false,
             is_claiming: false,
             is_closed: false,
             open: BTreeMap::new(),
@@ -154,6 +159,15 @@ impl Run {
     }
 
     fn claimed(&mut self, argument: u8) {
+        if std::mem::take(&mut self.is_asking) {
+            let result = match argument {
+                0..=15 => Err(ConnectReason::BadUserNameOrPassword),
+                16..=127 => Ok(Some("user".into())),
+                _ => Ok(None),
+            };
+            self.session.handle_authenticated(result, self.now);
+            return;
+        }
         if !std::mem::take(&mut self.is_claiming) {
             return;
         }
@@ -175,6 +189,8 @@ impl Run {
             4..=7 => self.session.handle_malformed(Reason::MalformedPacket, self.now),
             8..=11 => self.session.handle_stop(StopReason::TakenOver, self.now),
             12..=15 => self.session.handle_stop(StopReason::ShuttingDown, self.now),
+            16..=19 => self.session.handle_stop(StopReason::Revoked, self.now),
+            20..=23 => self.session.handle_unfinished(CloseReason::PacketTimeout, self.now),
             _ => {}
         }
     }
@@ -182,6 +198,8 @@ impl Run {
     fn take_actions(&mut self) {
         while let Some(action) = self.session.poll_action() {
             match action {
+                Action::Authenticate(_) => self.is_asking = true,
+                Action::Throttled => assert!(!self.session.may_read()),
                 Action::Claim(_) => self.is_claiming = true,
                 Action::Send(packet) => self.sent(&packet),
                 Action::Submit(number, submission) => self.submitted(number, submission),

@@ -36,6 +36,8 @@ pub(super) struct Lane {
     pub(super) rests_until: Option<Instant>,
     /// Failures since the last urge began.
     pub(super) failures: u32,
+    /// What the log was told a person has to put right. A connection that breaks in between does not make it news.
+    told: Option<String>,
 }
 
 impl Lane {
@@ -50,6 +52,7 @@ impl Lane {
             backoff: Backoff::new(RETRY_FIRST, UNKNOWN_MAX),
             rests_until: None,
             failures: 0,
+            told: None,
         }
     }
 
@@ -75,6 +78,7 @@ impl Runner {
         let lane = &mut self.lanes[index];
         lane.backoff.handle_success();
         lane.wake();
+        lane.told = None;
         if self.delivery.progress.lock().problems.remove(&lane.name).is_some() {
             info!(upstream = self.delivery.upstream.url, dataset = lane.name, "The dataset is delivered again.");
         }
@@ -89,12 +93,17 @@ impl Runner {
         let before = self.delivery.progress.lock().problems.insert(lane.name.clone(), problem.clone());
         let (upstream, dataset, problem) = (&self.delivery.upstream.url, &lane.name, &failure.words);
         match failure.kind {
-            _ if before.is_some_and(|before| before.words == *problem) => {
+            _ if before.is_some_and(|before| before.words == *problem) || lane.told.as_ref() == Some(problem) => {
                 debug!(upstream, dataset, problem, "The dataset still cannot be delivered.");
             }
             FailureKind::Unknown => warn!(upstream, dataset, problem, "The dataset cannot be delivered; trying again."),
-            FailureKind::Refused => error!(upstream, dataset, problem, "The dataset is quarantined."),
-            _ => error!(upstream, dataset, problem, "The dataset cannot be delivered."),
+            kind => {
+                lane.told = Some(problem.clone());
+                match kind {
+                    FailureKind::Refused => error!(upstream, dataset, problem, "The dataset is quarantined."),
+                    _ => error!(upstream, dataset, problem, "The dataset cannot be delivered."),
+                }
+            }
         }
     }
 }

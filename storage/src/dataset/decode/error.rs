@@ -151,6 +151,12 @@ pub enum Problem {
         /// Excerpt.
         found: String,
     },
+    /// Text that is no instant, where an offset may be missing.
+    #[error("{found} is not an instant like 2026-11-22T10:00:00Z or, in UTC, 2026-11-22T10:00:00")]
+    Rfc3339OrUtc {
+        /// Excerpt.
+        found: String,
+    },
     /// Text that is no date.
     #[error("{found} is not a date like 2026-11-22")]
     Date {

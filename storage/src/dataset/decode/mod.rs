@@ -9,6 +9,7 @@
 //! | `1.0` into an integer, `1` into a float | accepted |
 //! | a key twice, two objects, a trailing comma, anything after the row | refused |
 //! | a number into `Timestamp`, text into `Timestamp(ms)`, an instant without offset | refused |
+//! | an instant without offset into `Timestamp(utc)` | accepted as UTC |
 //! | an unknown field | counted by name, kept in `extra` on request |
 //! | a missing or null optional field; in CSV and text, an empty one | null |
 //!

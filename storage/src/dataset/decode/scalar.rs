@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use chrono::{DateTime, NaiveDate};
+use chrono::{DateTime, NaiveDate, NaiveTime, Timelike as _};
 use serde::de::IgnoredAny;
 
 use crate::dataset::decode::error::{Problem, excerpt, parser_message};
@@ -56,7 +56,9 @@ pub(crate) fn from_number(field: &FieldSpec, number: Number) -> Result<Cell, Pro
             Ok(Cell::Unsigned(in_range))
         }
         DataType::Float32 | DataType::Float64 => float(expected, number),
-        DataType::Timestamp(TimestampEncoding::Rfc3339) => Err(Problem::NumericTimestamp { found: found() }),
+        DataType::Timestamp(TimestampEncoding::Rfc3339 | TimestampEncoding::Rfc3339OrUtc) => {
+            Err(Problem::NumericTimestamp { found: found() })
+        }
         DataType::Timestamp(encoding) => {
             let millis = millis(expected, encoding, number)?;
             in_years_of_four_digits(millis).ok_or_else(|| Problem::OutOfRange { expected, found: found() })
@@ -77,11 +79,14 @@ pub(crate) fn from_string(field: &FieldSpec, text: &str, scratch: &mut Scratch) 
             STANDARD.decode_vec(text, &mut scratch.bytes).map_err(|_| Problem::Base64 { found: found() })?;
             Ok(Cell::Bytes(start..scratch.bytes.len()))
         }
-        DataType::Date => date(text).ok_or_else(|| Problem::Date { found: found() }),
-        DataType::Timestamp(TimestampEncoding::Rfc3339) => DateTime::parse_from_rfc3339(text)
-            .ok()
-            .and_then(|instant| in_years_of_four_digits(instant.timestamp_millis().into()))
-            .ok_or_else(|| Problem::Rfc3339 { found: found() }),
+        DataType::Date => date(text).and_then(days).ok_or_else(|| Problem::Date { found: found() }),
+        DataType::Timestamp(TimestampEncoding::Rfc3339) => {
+            rfc3339(text).and_then(in_years_of_four_digits).ok_or_else(|| Problem::Rfc3339 { found: found() })
+        }
+        DataType::Timestamp(TimestampEncoding::Rfc3339OrUtc) => rfc3339(text)
+            .or_else(|| without_offset(text))
+            .and_then(in_years_of_four_digits)
+            .ok_or_else(|| Problem::Rfc3339OrUtc { found: found() }),
         expected => Err(Problem::WrongType { expected, found: format!("the text {}", found()) }),
     }
 }
@@ -95,7 +100,9 @@ pub(crate) fn from_bare_text(field: &FieldSpec, text: &str, scratch: &mut Scratc
         _ if value.is_empty() && field.optional => Ok(Cell::Null),
         DataType::String | DataType::Binary => from_string(field, value, scratch),
         _ if value.is_empty() => Err(Problem::Missing),
-        DataType::Date | DataType::Timestamp(TimestampEncoding::Rfc3339) => from_string(field, value, scratch),
+        DataType::Date | DataType::Timestamp(TimestampEncoding::Rfc3339 | TimestampEncoding::Rfc3339OrUtc) => {
+            from_string(field, value, scratch)
+        }
         DataType::Bool => match value {
             "true" => Ok(Cell::Bool(true)),
             "false" => Ok(Cell::Bool(false)),
@@ -157,7 +164,9 @@ fn millis(expected: DataType, encoding: TimestampEncoding, number: Number) -> Re
         (TimestampEncoding::Millis, Number::Whole(millis)) => Ok(millis),
         (TimestampEncoding::Micros, number) => Ok(whole(expected, number)?.div_euclid(1_000)),
         (TimestampEncoding::Nanos, number) => Ok(whole(expected, number)?.div_euclid(1_000_000)),
-        (TimestampEncoding::Rfc3339, number) => Err(Problem::NumericTimestamp { found: number.show() }),
+        (TimestampEncoding::Rfc3339 | TimestampEncoding::Rfc3339OrUtc, number) => {
+            Err(Problem::NumericTimestamp { found: number.show() })
+        }
     }
 }
 
@@ -171,14 +180,58 @@ fn in_years_of_four_digits(millis: i128) -> Option<Cell> {
     (MILLIS_MIN..=MILLIS_MAX).contains(&millis).then_some(Cell::Millis(millis))
 }
 
-/// `2026-11-22` and nothing else.
-fn date(text: &str) -> Option<Cell> {
-    let [year, month, day] = text.split('-').collect::<Vec<_>>().try_into().ok()?;
-    let digits = |part: &str, count| part.len() == count && part.bytes().all(|b| b.is_ascii_digit());
-    if year == "0000" || !(digits(year, 4) && digits(month, 2) && digits(day, 2)) {
+/// An instant with its offset, in milliseconds.
+fn rfc3339(text: &str) -> Option<i128> {
+    let instant = DateTime::parse_from_rfc3339(text).ok()?;
+    Some(instant.timestamp_millis().into())
+}
+
+/// `2026-11-22T10:00:00.123456` as UTC, in milliseconds: RFC 3339 but for the offset, any number of digits after the point.
+fn without_offset(text: &str) -> Option<i128> {
+    let (day, clock) = text.split_at_checked(10)?;
+    let clock = clock.strip_prefix(['T', 't', ' '])?;
+    let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
+    if !all_digits(fraction) {
         return None;
     }
-    let date = NaiveDate::from_ymd_opt(year.parse().ok()?, month.parse().ok()?, day.parse().ok()?)?;
+    let digits = fraction.bytes().chain(*b"00").take(3);
+    let millis = digits.fold(0, |millis, digit| millis * 10 + u32::from(digit - b'0'));
+    let instant = date(day)?.and_time(time(clock, millis)?);
+    Some(instant.and_utc().timestamp_millis().into())
+}
+
+/// `10:00:00`, and a leap second as RFC 3339 writes it: `23:59:60`.
+fn time(text: &str, millis: u32) -> Option<NaiveTime> {
+    let [hour, minute, second] = numbers(text, ':', [2, 2, 2])?;
+    match second {
+        60 => NaiveTime::from_hms_opt(hour, minute, 59)?.with_nanosecond((1_000 + millis) * 1_000_000),
+        _ => NaiveTime::from_hms_milli_opt(hour, minute, second, millis),
+    }
+}
+
+/// `2026-11-22` and nothing else.
+fn date(text: &str) -> Option<NaiveDate> {
+    let [year, month, day] = numbers(text, '-', [4, 2, 2])?;
+    let year = i32::try_from(year).ok().filter(|year| *year > 0)?;
+    NaiveDate::from_ymd_opt(year, month, day)
+}
+
+/// Three numbers of so many digits each.
+fn numbers(text: &str, between: char, lengths: [usize; 3]) -> Option<[u32; 3]> {
+    let mut parts = text.split(between);
+    let mut numbers = [0; 3];
+    for (number, length) in numbers.iter_mut().zip(lengths) {
+        let part = parts.next().filter(|part| part.len() == length && all_digits(part))?;
+        *number = part.parse().ok()?;
+    }
+    parts.next().is_none().then_some(numbers)
+}
+
+fn all_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn days(date: NaiveDate) -> Option<Cell> {
     let days = date.signed_duration_since(DateTime::UNIX_EPOCH.date_naive()).num_days();
     i32::try_from(days).ok().map(Cell::Date)
 }
