@@ -1,0 +1,71 @@
+#!/bin/bash
+# check-oci.sh ARCHIVE
+#
+# Reads an image of `package.sh --oci` by other programs than the one that wrote it: skopeo finds each platform, umoci unpacks
+# it, and the agent runs in it as the image's user.
+#
+# Needs root, skopeo, umoci, mosquitto-clients, and qemu-user-static for other architectures. Ends with 77 where one of them is missing.
+set -euo pipefail
+. "$(dirname "$0")/targets.sh"
+
+[ $# = 1 ] || die "an archive of package.sh --oci"
+[ "$(id -u)" = 0 ] || cannot "needs root, for the owners of the image's files"
+for tool in skopeo umoci mosquitto_pub; do command -v $tool >/dev/null || cannot "$tool is not installed"; done
+archive=$1
+work=$(mktemp -d)
+agent=''
+trap '[ -z "$agent" ] || kill "$agent" 2>/dev/null || true; rm -rf "$work"' EXIT
+failed() {
+    cat "$work/log"
+    die "$*"
+}
+
+platforms() { python3 -c 'import json, sys
+for entry in json.load(sys.stdin)["manifests"]: print("/".join(entry["platform"].get(key, "") for key in ("architecture", "variant")))'; }
+
+for platform in $(skopeo inspect --raw "oci-archive:$archive" | platforms); do
+    rm -rf "${work:?}"/*
+    arch=${platform%/*} variant=${platform#*/}
+    choose=(--override-os linux --override-arch "$arch")
+    [ -z "$variant" ] || choose+=(--override-variant "$variant")
+    skopeo "${choose[@]}" inspect "oci-archive:$archive" >"$work/inspect.json"
+    for words in "\"Architecture\": \"$arch\"" "\"org.opencontainers.image.version\": \"$version\""; do
+        grep -qF "$words" "$work/inspect.json" || { cat "$work/inspect.json"; die "skopeo does not see: $words"; }
+    done
+    skopeo "${choose[@]}" copy --insecure-policy --quiet "oci-archive:$archive" "oci:$work/image:$version"
+    umoci unpack --image "$work/image:$version" "$work/bundle" >"$work/log" 2>&1 || failed "umoci"
+    files=$work/bundle/rootfs
+    [ "$(stat -c '%a %u:%g' "$files/var/lib/forebay")" = "750 65532:65532" ] || die "/var/lib/forebay is not the user's"
+    grep -q '"uid": 65532' "$work/bundle/config.json" || die "runs as another user"
+
+    inside=(chroot --userspec=65532:65532 "$files" /usr/bin/forebay)
+    case $(uname -m):$arch in
+    x86_64:amd64 | aarch64:arm64) ;;
+    *:arm64 | *:arm)
+        qemu=$(command -v "qemu-${arch/arm64/aarch64}-static") || cannot "no qemu-user-static for $arch"
+        cp "$qemu" "$files/qemu"
+        inside=(chroot --userspec=65532:65532 "$files" /qemu /usr/bin/forebay)
+        ;;
+    *) cannot "nothing here runs $arch" ;;
+    esac
+    mapfile -t command < <(sed -n '/"args": \[/,/\]/s/^\s*"\([^[].*\)",\?$/\1/p' "$work/bundle/config.json")
+    [ "${command[*]}" = "/usr/bin/forebay run --config /etc/forebay/forebay.toml" ] || die "starts ${command[*]}"
+
+    # Who can be reached must say who may come in, in a container, too.
+    FOREBAY__LISTENER__0__BIND=0.0.0.0:1883 "${inside[@]}" "${command[@]:1}" >"$work/log" 2>&1 && failed "starts open to everybody"
+    grep -q 'can be reached from other machines' "$work/log" || failed "does not say what is wrong"
+
+    FOREBAY__GATEWAY=gw-07 FOREBAY__LISTENER__0__BIND=unix:/run/forebay/mqtt.sock "${inside[@]}" "${command[@]:1}" >"$work/log" 2>&1 &
+    agent=$!
+    for _ in $(seq 100); do
+        [ ! -S "$files/run/forebay/mqtt.sock" ] || break
+        kill -0 $agent 2>/dev/null || failed "the agent has ended"
+        sleep 0.1
+    done
+    seq 20 | mosquitto_pub --unix "$files/run/forebay/mqtt.sock" -i oci -q 1 -t oci/test -l || failed "cannot publish"
+    "${inside[@]}" status >"$work/status" || failed "no status"
+    kill -TERM $agent
+    wait $agent || failed "the agent did not end well"
+    agent=''
+    echo "    ok: $platform: found by skopeo, unpacked by umoci, runs as 65532, refuses to be open to everybody"
+done

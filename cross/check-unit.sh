@@ -1,0 +1,222 @@
+#!/bin/bash
+# check-unit.sh BINARY...
+#
+# What the service files say, compared with what the program does, without systemd or procd running (boot.sh: with systemd):
+#
+#   - systemd-analyze finds the unit correct, and exposed by 2.0 of 10 at the most;
+#   - each BINARY does its main work under strace: everything that it asks the kernel for is what the unit's sandbox allows. A
+#     binary of another architecture runs under qemu-user, which can trace as well;
+#   - the script for OpenWrt asks procd for what it should, and for nothing with a bad configuration;
+#   - the recipe for Yocto names files and checksums that are there.
+#
+# Needs systemd, strace, mosquitto-clients, openssl, and qemu-user-static for other architectures.
+set -euo pipefail
+. "$(dirname "$0")/targets.sh"
+[ $# -gt 0 ] || die "a forebay binary, or several"
+
+unit=$root/cross/systemd/forebay.service
+work=$(mktemp -d)
+agent=''
+cleanup() {
+    # strace has a child, which outlives it.
+    [ -z "$agent" ] || pkill -KILL -P "$agent" || kill -KILL "$agent" || true
+    rm -rf "$work"
+}
+trap cleanup EXIT
+ok() { echo "    ok: $*"; }
+
+analyze() {
+    systemd-analyze security --offline=true --threshold=20 "$unit" >"$work/security" || { cat "$work/security"; die "exposed too much"; }
+    ok "$(sed -n 's/^→ \(.*\) .*/\1/p' "$work/security")"
+    mkdir "$work/unit"
+    sed "s|/usr/bin/forebay|$1|" "$unit" >"$work/unit/forebay.service"
+    systemd-analyze verify --man=no "$work/unit/forebay.service" >"$work/verify" 2>&1 || { cat "$work/verify"; die "the unit is not correct"; }
+    if grep forebay "$work/verify"; then die "the unit is not correct"; fi
+    ok "systemd-analyze verify"
+}
+
+# ---- the sandbox
+
+# SystemCallFilter= of the unit: groups are looked up, `~` takes away, @default is always allowed.
+members() { # NAME: a call, or the calls of a @group
+    case $1 in
+    @*) systemd-analyze syscall-filter "$1" 2>/dev/null </dev/null | sed -n 's/^ \+\([@a-z_0-9-]*\)$/\1/p' | while read -r name; do members "$name"; done ;;
+    *) echo "$1" ;;
+    esac
+}
+allowed_calls() {
+    local names name
+    members @default >"$work/allowed"
+    sed -n 's/^SystemCallFilter=//p' "$unit" >"$work/filters"
+    while read -r names; do
+        for name in ${names#\~}; do members "$name"; done | sort -u >"$work/named"
+        case $names in
+        ~*) grep -vxFf "$work/named" "$work/allowed" >"$work/rest" && mv "$work/rest" "$work/allowed" ;;
+        *) cat "$work/named" >>"$work/allowed" ;;
+        esac
+    done <"$work/filters"
+    sort -u -o "$work/allowed" "$work/allowed"
+    # That this was read as systemd reads it.
+    for name in futex read fdatasync; do grep -qx $name "$work/allowed" || die "$name should be allowed"; done
+    for name in mount chown setuid setpriority ptrace; do ! grep -qx $name "$work/allowed" || die "$name should not be allowed"; done
+    ok "$(wc -l <"$work/allowed") system calls are allowed"
+}
+
+# Sets $emulator: what runs BINARY here, and $tracer: the same with its system calls written to the file that follows.
+how_to_run() { # BINARY
+    local machine
+    machine=$(readelf -h "$1" | sed -n 's/ *Machine: *//p')
+    case $(uname -m):$machine in
+    x86_64:*X86-64 | aarch64:AArch64) emulator='' tracer="strace -f -qq -o" ;;
+    *:AArch64) emulator=qemu-aarch64-static tracer="qemu-aarch64-static -strace -D" ;;
+    *:ARM) emulator=qemu-arm-static tracer="qemu-arm-static -strace -D" ;;
+    *) die "$1: there is nothing here that runs $machine" ;;
+    esac
+}
+
+# Everything that happens in the service: devices by TLS and a Unix socket, sealing, delivery to a directory and to a node
+# that is not there, its questions for a name, a configuration that is read again, stopping.
+service() { # BINARY
+    rm -rf "$work/data" "$work/upstream" "$work/bundle" "$work"/*.trace
+    mkdir "$work/upstream"
+    cat >"$work/forebay.toml" <<END
+data_dir = "$work/data"
+[[listener]]
+bind = "unix:$work/mqtt.sock"
+[[listener]]
+bind = "127.0.0.1:0"
+[listener.tls]
+cert = "$work/cert.pem"
+key_file = "$work/key.pem"
+[[upstream]]
+url = "file://$work/upstream"
+[[upstream]]
+url = "odf+https://node.invalid/acme"
+END
+    # $tracer and $emulator are words, or none.
+    # shellcheck disable=SC2086
+    $tracer "$work/run.trace" "$1" run --config "$work/forebay.toml" >"$work/agent.log" 2>&1 &
+    agent=$!
+    # shellcheck disable=SC2086
+    forebay() { $emulator "$binary" "$@" --config "$work/forebay.toml"; }
+    local port=''
+    for _ in $(seq 300); do
+        port=$(sed -n 's/.*Listening.*127\.0\.0\.1:\([0-9]*\).*/\1/p' "$work/agent.log")
+        [ -z "$port" ] || break
+        kill -0 $agent 2>/dev/null || failed "the agent has ended"
+        sleep 0.1
+    done
+    seq 100 | mosquitto_pub --unix "$work/mqtt.sock" -V mqttv5 -i one -q 2 -t check/one -l || failed "cannot publish"
+    seq 100 | mosquitto_pub -h localhost -p "$port" --cafile "$work/cert.pem" -i two -q 1 -t check/two -l || failed "cannot publish by TLS"
+    forebay sync --once >"$work/sync.log" 2>&1 && failed "delivered to a node that is not there"
+    grep -q 'node.invalid' "$work/sync.log" || failed "nothing was tried: $(cat "$work/sync.log")"
+    [ -s "$work/upstream/messages/refs/head" ] || failed "nothing was delivered: $(cat "$work/sync.log")"
+    forebay export --to "$work/bundle" --for "odf+https://node.invalid/acme" >"$work/export.log" 2>&1 || failed "$(cat "$work/export.log")"
+    echo '[batch]
+rows = 7' >>"$work/forebay.toml"
+    # What ExecReload= runs, it runs in the sandbox, too.
+    # shellcheck disable=SC2086
+    $tracer "$work/reload.trace" "$1" reload --config "$work/forebay.toml" >"$work/reload.log" 2>&1 || failed "$(cat "$work/reload.log")"
+    kill -TERM "$(pgrep -P $agent || echo $agent)" # strace has a child, qemu is the agent
+    wait $agent || failed "the agent did not end well"
+    agent=''
+}
+failed() {
+    cat "$work/agent.log"
+    die "$*"
+}
+
+# Each call of a trace is what the unit allows.
+compare() { # BINARY
+    cat "$work"/*.trace >"$work/trace"
+    sed -n 's/^[0-9]\+ \+\([a-z0-9_]\+\)(.*/\1/p' "$work/trace" | sort -u >"$work/called"
+    grep -qx fdatasync "$work/called" || die "the trace has no fdatasync: this is not the agent's main work"
+    grep -vxFf "$work/allowed" "$work/called" >"$work/excess" && die "SystemCallFilter= does not allow: $(xargs <"$work/excess")"
+
+    families=$(sed -n 's/^RestrictAddressFamilies=//p' "$unit")
+    # glibc asks for interfaces when it looks a name up, and does without an answer. musl, which is what is shipped, does not ask.
+    ! readelf -lW "$1" | grep -q INTERP || families="$families AF_NETLINK"
+    sed -n 's/^[0-9]\+ \+socket(\([A-Z0-9_]*\),.*/\1/p' "$work/trace" | sed 's/^PF_/AF_/; s/_LOCAL$/_UNIX/' | sort -u >"$work/families"
+    tr ' ' '\n' <<<"$families" | grep -vxFf - "$work/families" && die "RestrictAddressFamilies= does not allow these"
+
+    grep -E '(mmap2?|mprotect|pkey_mprotect)\(.*PROT_WRITE\|PROT_EXEC|mprotect\(.*PROT_EXEC' "$work/trace" &&
+        die "MemoryDenyWriteExecute= does not allow these"
+
+    # What failed, such as to make a directory that is there, would fail in the sandbox, too.
+    grep -E '^[0-9]+ +(open|openat|creat|mkdir|mkdirat|rename|renameat2?|unlink|unlinkat|link|linkat|symlink|symlinkat)\(' "$work/trace" |
+        grep -E 'O_WRONLY|O_RDWR|O_CREAT|^[0-9]+ +[^o ]' | grep -v ' = -1 ' | grep -oE '"/[^"]*"' | tr -d '"' | sort -u >"$work/written"
+    grep -q "^$work/data/" "$work/written" || die "the trace has no file that was written"
+    grep -vE "^($work|/dev/null|/proc/self/)" "$work/written" && die "ProtectSystem= does not let it write to these"
+    ok "${1#"$root"/}: $(wc -l <"$work/called") different system calls of $(wc -l <"$work/trace"), $(xargs <"$work/families"): all allowed"
+}
+
+# ---- OpenWrt, Yocto
+
+# The script for procd by busybox's shell, with words instead of procd.
+openwrt() {
+    local script=$work/forebay.init
+    cat >"$script" <<'END'
+procd_open_instance() { echo open; }
+procd_close_instance() { echo close; }
+procd_set_param() { echo "$*"; }
+procd_send_signal() { echo "signal $*"; }
+logger() { echo "$*"; }
+chown() { :; }
+END
+    sed "s|/tmp|$work/memory|g; s|^PROGRAM=.*|PROGRAM=$binary|; s|^CONFIG=.*|CONFIG=$work/openwrt.toml|; s|/var/run/forebay|$work/run|g" \
+        "$root/cross/openwrt/forebay.init" >>"$script"
+    procd() { busybox sh -c ". $script && $1" >"$work/procd.log" 2>&1; }
+    says() { grep -qF -- "$1" "$work/procd.log" || { cat "$work/procd.log"; die "the script for procd does not say: $1"; }; }
+
+    echo "data_dir = \"$work/openwrt-data\"" >"$work/openwrt.toml"
+    procd start_service || { cat "$work/procd.log"; die "the script for procd fails"; }
+    says "command $binary run --config $work/openwrt.toml"
+    says "user forebay"
+    says "respawn 3600 5 0"
+    says close
+    [ -d "$work/openwrt-data" ] || die "the script for procd made no data directory"
+    procd reload_service || die "the script for procd does not reload"
+    says "signal forebay"
+
+    echo "data_dir = \"$work/memory/forebay\"" >"$work/openwrt.toml"
+    ! procd start_service || die "the script for procd keeps data in memory"
+    says "would be in memory"
+    echo 'date_dir = "x"' >"$work/openwrt.toml"
+    ! procd start_service || die "the script for procd starts with a bad configuration"
+    says "forebay check --config"
+    if grep -qx open "$work/procd.log"; then die "the script for procd starts with a bad configuration"; fi
+    ok "OpenWrt's script, with stand-ins for procd"
+}
+
+yocto() {
+    local recipe=$root/cross/yocto/forebay_$version.bb file
+    [ -f "$recipe" ] || die "$recipe: the recipe has another version than Cargo.toml"
+    sed -n 's|.*file://\(LICENSE-[A-Z]*\);md5=\([0-9a-f]*\).*|\2  \1|p' "$recipe" >"$work/md5"
+    [ "$(wc -l <"$work/md5")" = 2 ] || die "$recipe: two licences"
+    (cd "$root" && md5sum --quiet -c "$work/md5") || die "$recipe: md5= of a licence"
+    # shellcheck disable=SC2016  # ${S} is bitbake's
+    sed -n 's|.*${S}/\([a-z./]*\) .*|\1|p' "$recipe" >"$work/files"
+    grep -qx forebay "$work/files" || die "$recipe: the program is not installed"
+    while read -r file; do
+        case $file in
+        forebay | forebay.toml) ;; # package.sh makes them
+        *) [ -f "$root/cross/$file" ] || die "$recipe: $file is not in the archive" ;;
+        esac
+    done <"$work/files"
+    ok "Yocto's recipe: version, licences, files"
+}
+
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=localhost -days 2 \
+    -addext "subjectAltName=DNS:localhost" -keyout "$work/key.pem" -out "$work/cert.pem" 2>"$work/openssl.log"
+analyze "$(realpath "$1")"
+allowed_calls
+for binary in "$@"; do
+    binary=$(realpath "$binary")
+    how_to_run "$binary"
+    service "$binary"
+    compare "$binary"
+done
+binary=$(realpath "$1")
+openwrt
+yocto
+echo "==> all well"

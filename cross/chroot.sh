@@ -1,0 +1,293 @@
+#!/bin/bash
+# chroot.sh DEB...
+#
+# The life of each package in a Debian of its architecture: installed, run, upgraded, removed, purged, with and without
+# systemd's tools; and install.sh, from the .tar.gz beside it, where there is nothing but busybox. A foreign architecture
+# runs under qemu-user.
+#
+# Needs root, mmdebstrap, dpkg, mosquitto-clients, qemu-user-static and binfmt_misc. Ends with 77 where one of them cannot be had. Mounts
+# live in a namespace of their own; a registration in binfmt_misc is taken back at the end.
+set -euo pipefail
+. "$(dirname "$0")/targets.sh"
+
+if [ "${FOREBAY_CHROOT:-}" != inside ]; then
+    [ $# -gt 0 ] || die "a .deb: cross/package.sh makes it"
+    [ "$(id -u)" = 0 ] || cannot "needs root, for chroot and mount"
+    for tool in mmdebstrap dpkg-deb mosquitto_pub; do
+        command -v $tool >/dev/null || cannot "$tool is not installed"
+    done
+    unshare --mount true 2>/dev/null || cannot "no mount namespace can be made here"
+    FOREBAY_CHROOT=inside exec unshare --mount -- "$0" "$@"
+fi
+
+work=$(mktemp -d)
+registered='' agent=''
+cleanup() {
+    [ -z "$agent" ] || kill "$agent" 2>/dev/null || true
+    [ -z "$registered" ] || echo -1 >"$binfmt/$registered"
+    umount "$work"/*/proc 2>/dev/null || true
+    rm -rf --one-file-system "$work"
+}
+binfmt=/proc/sys/fs/binfmt_misc
+trap cleanup EXIT
+trap 'exit 130' INT TERM HUP
+
+# ---- a Debian
+
+# Packages are unpacked and none is configured, which takes seconds instead of minutes of emulation; dpkg's list of what is
+# installed is empty, and what is tested depends on nothing.
+debian_root() { # ARCH FOLDER
+    local tar=$cross_home/root-$1.tar
+    if [ ! -f "$tar" ]; then
+        mkdir -p "$cross_home"
+        # shellcheck disable=SC2016  # $1 is mmdebstrap's
+        mmdebstrap --quiet --variant=extract --arch="$1" \
+            --setup-hook='for d in bin sbin lib; do mkdir -p "$1/usr/$d"; ln -s "usr/$d" "$1/$d"; done' \
+            --include=base-files,base-passwd,bash,busybox-static,coreutils,dash,diffutils,dpkg,findutils,grep,gzip,init-system-helpers \
+            --include=libc-bin,passwd,perl-base,sed,systemd,tar,util-linux,xz-utils \
+            bookworm "$cross_home/new-$1.tar" "deb http://deb.debian.org/debian bookworm main" >"$work/mmdebstrap.log" 2>&1 ||
+            { cat "$work/mmdebstrap.log"; die "mmdebstrap failed"; }
+        mv "$cross_home/new-$1.tar" "$tar"
+    fi
+    mkdir "$2"
+    tar -xf "$tar" -C "$2"
+    cp "$2/usr/share/base-passwd/passwd.master" "$2/etc/passwd"
+    cp "$2/usr/share/base-passwd/group.master" "$2/etc/group"
+    mkdir -p "$2/var/lib/dpkg/info" "$2/proc"
+    : >"$2/var/lib/dpkg/status"
+    mount -t proc proc "$2/proc"
+}
+
+# So that the kernel starts programs of ARCH. `F` opens qemu now, which is not in the chroot; `P` keeps argv[0].
+emulate() { # ARCH ROOT
+    chroot "$2" /usr/bin/true 2>/dev/null && return
+    local qemu magic
+    # The first 20 bytes of an executable: class, order, version; type (2 or 3), machine.
+    case $1 in
+    arm64) qemu=qemu-aarch64-static magic='\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00' ;;
+    armhf) qemu=qemu-arm-static magic='\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x28\x00' ;;
+    *) cannot "this machine does not run $1" ;;
+    esac
+    qemu=$(command -v $qemu) || cannot "$qemu is not installed"
+    [ -e $binfmt/register ] || mount -t binfmt_misc binfmt_misc $binfmt 2>/dev/null || cannot "binfmt_misc cannot be mounted"
+    local mask='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
+    printf '%s' ":forebay-$$:M::\x7fELF$magic:$mask:$qemu:FP" >$binfmt/register 2>/dev/null || cannot "binfmt_misc takes no registration"
+    registered=forebay-$$
+    chroot "$2" /usr/bin/true || die "$1 does not run, although qemu is registered"
+}
+
+# ---- words of the test
+
+root() { chroot "$debian" /usr/bin/env -i PATH=/usr/sbin:/usr/bin LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"; }
+service() { "${as_service[@]}" "$@"; }
+quietly() { "$@" >"$work/log" 2>&1 || { cat "$work/log"; die "failed: $*"; }; }
+says() { # TEXT COMMAND...
+    local text=$1
+    shift
+    quietly "$@"
+    log_says "$text"
+}
+log_says() { grep -qF -- "$1" "$work/log" || { cat "$work/log"; die "not said: $1"; }; }
+is() { # EXPECTED PATH: rights and owner
+    local found
+    found=$(root stat -c '%a %U:%G' "$2")
+    [ "$found" = "$1" ] || die "$2 is $found, not $1"
+}
+there() { for path in "$@"; do [ -e "$debian$path" ] || [ -L "$debian$path" ] || die "$path is gone"; done; }
+gone() { for path in "$@"; do if [ -e "$debian$path" ] || [ -L "$debian$path" ]; then die "$path is still there"; fi; done; }
+ok() { echo "    ok: $*"; }
+
+config=/etc/forebay/forebay.toml
+data=/var/lib/forebay
+enabled=/etc/systemd/system/multi-user.target.wants/forebay.service
+
+# The same package with a higher version, and a line more in the configuration.
+newer() { # DEB VERSION FOLDER
+    rm -rf "$3.d"
+    dpkg-deb -R "$1" "$3.d"
+    sed -i "s/^Version: .*/Version: $2/" "$3.d/DEBIAN/control"
+    echo "# of $2" >>"$3.d$config"
+    (cd "$3.d" && find . -type f ! -path './DEBIAN/*' -exec md5sum {} + | sed 's|\./||' >DEBIAN/md5sums)
+    dpkg-deb -Zgzip -z1 --root-owner-group -b "$3.d" "$3" >/dev/null
+}
+
+alone() { # the binary in a root where nothing else is
+    mkdir "$work/empty"
+    cp "$work/deb/usr/bin/forebay" "$work/empty/forebay"
+    says "forebay $version" chroot "$work/empty" /forebay --version
+    ok "runs in an empty root"
+}
+
+install() {
+    cp "$deb" "$debian/tmp/1.deb"
+    newer "$deb" "$version+2" "$debian/tmp/2.deb"
+    newer "$deb" "$version+3" "$debian/tmp/3.deb"
+    quietly root dpkg -i /tmp/1.deb
+    is "640 root:forebay" $config
+    is "750 root:forebay" /etc/forebay
+    is "750 forebay:forebay" $data
+    is "755 root:root" /usr/bin/forebay
+    says "forebay:$data:/usr/sbin/nologin" root sh -c 'getent passwd forebay | cut -d: -f1,6,7'
+    there $enabled
+    says "configuration: ok" service forebay check --config $config
+    says "data_dir       $data" service forebay check --config $config
+    says "configuration: ok" service forebay check
+    root dpkg --verify forebay
+    ok "install: user, rights, service enabled, configuration checked"
+}
+
+publish() { # COUNT
+    seq "$1" | mosquitto_pub --unix "$debian/run/forebay/mqtt.sock" -V mqttv5 -i chroot -q 1 -t chroot/test -l
+}
+
+# The agent by its service's configuration, but for the port, which the machine around this root may have in use.
+run() { # the number of messages that it has then
+    mkdir -p "$debian/run/forebay"
+    chown "$(root id -u forebay)" "$debian/run/forebay"
+    "${as_service[@]}" FOREBAY__LISTENER__0__BIND=unix:/run/forebay/mqtt.sock forebay run --config $config >"$work/agent.log" 2>&1 &
+    agent=$!
+    for _ in $(seq 300); do
+        [ ! -S "$debian/run/forebay/mqtt.sock" ] || break
+        kill -0 $agent 2>/dev/null || { cat "$work/agent.log"; die "the agent has ended"; }
+        sleep 0.1
+    done
+    publish 20 || { cat "$work/agent.log"; die "cannot publish"; }
+    quietly service forebay sync --once --config $config
+    says "messages" service forebay status --config $config
+    kill -TERM $agent
+    wait $agent || { cat "$work/agent.log"; die "the agent did not end well"; }
+    agent=
+    says "verify: ok" service forebay verify --config $config
+    grep -Eq "^messages +$1 " "$work/log" || { cat "$work/log"; die "there are not $1 rows"; }
+    ok "run: 20 messages acknowledged, sealed, verified; $1 there"
+}
+
+demo() {
+    quietly service forebay demo /tmp/demo
+    log_says "lost 0"
+    log_says "verify: ok"
+    ok "demo: $(grep 'lost 0' "$work/log")"
+}
+
+upgrade() {
+    quietly root dpkg -i /tmp/2.deb
+    says "# of $version+2" cat "$debian$config"
+    is "640 root:forebay" $config
+    ok "upgrade: an untouched configuration is renewed, with its rights"
+    echo 'gateway = "gw-07"' | cat - "$debian$config" >"$work/config"
+    cat "$work/config" >"$debian$config"
+    echo "secret" >"$debian/etc/forebay/token"
+    chmod 750 "$debian/usr/bin/forebay" # to be put right
+    quietly root dpkg --force-confold -i /tmp/3.deb
+    says 'gateway = "gw-07"' cat "$debian$config"
+    says "# of $version+3" cat "$debian$config.dpkg-dist"
+    is "640 root:forebay" $config
+    is "755 root:root" /usr/bin/forebay
+    says "gateway        gw-07" service forebay check --config $config
+    run 40
+    ok "upgrade: a changed configuration is kept, and the data"
+}
+
+remove() {
+    rm "$debian$enabled" # the administrator has disabled it
+    quietly root dpkg -r forebay
+    gone /usr/bin/forebay /usr/lib/systemd/system/forebay.service
+    there $config $data/datasets
+    quietly root dpkg -i /tmp/3.deb
+    says 'gateway = "gw-07"' cat "$debian$config"
+    there $data/datasets
+    gone $enabled
+    ok "remove, install again: configuration, data and a disabled service as they were"
+}
+
+purge() {
+    quietly root dpkg -P forebay
+    gone $config $data $enabled /usr/bin/forebay
+    there /etc/forebay/token
+    quietly root getent passwd forebay
+    ok "purge: configuration and data are gone, what the administrator has added is not"
+}
+
+without_systemd() {
+    root userdel forebay
+    mkdir "$debian/away"
+    for tool in systemd-sysusers deb-systemd-helper deb-systemd-invoke systemctl; do mv "$debian/usr/bin/$tool" "$debian/away"; done
+    quietly root dpkg -i /tmp/1.deb
+    is "640 root:forebay" $config
+    is "750 forebay:forebay" $data
+    quietly service forebay check --config $config
+    quietly root dpkg -P forebay
+    gone $data
+    ok "without systemd: install and purge"
+}
+
+# ---- install.sh
+
+by_install_sh() {
+    local tar files
+    for tar in "$(dirname "$deb")"/forebay-"$version"-*.tar.gz; do
+        files=$(basename "$tar" .tar.gz)
+        tar -xOf "$tar" "$files/forebay" | cmp -s - "$work/deb/usr/bin/forebay" && break
+        files=
+    done
+    [ -n "${files:-}" ] || { echo "    no .tar.gz beside $deb: install.sh is not tested"; return; }
+    bare=$work/bare
+    mkdir -p "$bare/bin" "$bare/etc" "$bare/tmp" "$bare/proc" "$bare/dev" "$bare/var/lib" "$bare/packages"
+    mknod -m 666 "$bare/dev/null" c 1 3
+    cp "$debian/usr/bin/busybox" "$bare/bin"
+    mount -t proc proc "$bare/proc"
+    chroot "$bare" /bin/busybox --install -s /bin
+    echo 'root:x:0:0:root:/:/bin/sh' >"$bare/etc/passwd"
+    echo 'root:x:0:' >"$bare/etc/group"
+    cp "$tar" "$(dirname "$deb")/install.sh" "$(dirname "$deb")/SHA256SUMS" "$bare/packages"
+    bare() { chroot "$bare" /bin/env -i PATH=/bin "$@"; }
+    # Debian's busybox has no adduser.
+    if bare sh /packages/install.sh --from /packages >"$work/log" 2>&1; then die "install.sh made a user by magic"; fi
+    log_says "add a user and a group forebay by hand"
+    echo 'forebay:x:813:813::/var/lib/forebay:/bin/false' >>"$bare/etc/passwd"
+    echo 'forebay:x:813:' >>"$bare/etc/group"
+    says "installed" bare sh /packages/install.sh --from /packages
+    says "configuration: ok" bare /usr/bin/forebay check --config $config
+    says "640 forebay" bare stat -c '%a %G' $config
+    says "750 forebay" bare stat -c '%a %U' $data
+    echo 'gateway = "gw-07"' >"$bare$config"
+    touch "$bare$data/kept"
+    quietly bare sh /packages/install.sh --from /packages
+    says gw-07 cat "$bare$config"
+    quietly bare sh /packages/install.sh --uninstall
+    [ ! -e "$bare/usr/bin/forebay" ] || die "--uninstall leaves the program"
+    for kept in "$config" "$data/kept"; do [ -e "$bare$kept" ] || die "--uninstall has removed $kept"; done
+    mkdir "$bare/unpacked"
+    bare tar -xzf "/packages/$files.tar.gz" -C /unpacked
+    says "installed" bare sh "/unpacked/$files/install.sh"
+    echo >>"$bare/packages/$files.tar.gz"
+    if bare sh /packages/install.sh --from /packages >"$work/log" 2>&1; then die "install.sh takes a damaged archive"; fi
+    log_says SHA256SUMS
+    umount "$bare/proc"
+    ok "install.sh, busybox only: install, again, uninstall, from the unpacked archive; a damaged archive is refused"
+}
+
+for deb in "$@"; do
+    deb=$(realpath "$deb")
+    debian_arch=$(dpkg-deb -f "$deb" Architecture)
+    version=$(dpkg-deb -f "$deb" Version)
+    echo "==> $(basename "$deb")"
+    rm -rf --one-file-system "$work/deb"
+    dpkg-deb -x "$deb" "$work/deb"
+    debian=$work/$debian_arch
+    as_service=(chroot --userspec=forebay:forebay "$debian" /usr/bin/env -i PATH=/usr/bin LC_ALL=C.UTF-8)
+    debian_root "$debian_arch" "$debian"
+    emulate "$debian_arch" "$debian"
+    alone
+    install
+    run 20
+    demo
+    upgrade
+    remove
+    purge
+    without_systemd
+    by_install_sh
+    umount "$debian/proc"
+    rm -rf --one-file-system "$debian" "$work/empty" "$work/bare"
+done
+echo "==> all well"
