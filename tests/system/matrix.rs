@@ -278,7 +278,7 @@ impl Foreign {
                 start(&self.config)
             }
             Event::BrokerRestarts => {
-                self.break_link();
+                self.break_link(&agent);
                 self.publish(0);
                 self.broker.restart();
                 self.publish(1);
@@ -287,11 +287,10 @@ impl Foreign {
             }
             Event::BrokerKilled => {
                 self.broker.restart();
-                // A status of before the restart says that it is subscribed, too.
                 wait_for(&agent, "the connection after the restart", |status| {
-                    status["sources"][0]["subscribed"] == true && self.link.connections() > 1
+                    status["sources"][0]["subscribed"] == true && status["sources"][0]["connections"] == 2
                 });
-                self.break_link();
+                self.break_link(&agent);
                 self.publish(0);
                 self.broker.kill_and_start();
                 self.publish(1);
@@ -313,10 +312,11 @@ impl Foreign {
         count(&finish(agent, &self.config, "messages"))
     }
 
-    /// Until it is told otherwise.
-    fn break_link(&self) {
+    /// Until it is told otherwise. The agent knows it: what it still took for subscribed would be no sign of a new subscription.
+    fn break_link(&self, agent: &Agent) {
         self.link.refuse(true);
         self.link.cut();
+        wait_for(agent, "the end of the connection", |status| status["sources"][0]["subscribed"] == false);
     }
 
     fn publish(&self, number: usize) {
