@@ -63,9 +63,11 @@ fn outages(upstream: impl FnOnce(&Path) -> Upstream) {
     upstream.provision(&config);
     let mut agent = start(&config);
     let load = Load::start(agent.mqtt_addr());
-    if matches!(upstream.server, Server::Directory(..)) {
+    if let Server::Directory(mount, _) = &upstream.server {
         // Only what was there can be missed: a mount point that never had a disk looks like a new one.
-        until_all_is_delivered(&agent, "the beginning");
+        while !mount.join(DATASETS[0]).join("refs/head").exists() {
+            until_all_is_delivered(&agent, "the beginning");
+        }
     }
 
     for number in 1..=count {

@@ -129,16 +129,17 @@ impl ChainCarrier {
         }
     }
 
-    /// Brings blocks, oldest first, which follow `known`.
+    /// Brings blocks, oldest first, which follow `known`. `delivered` as of [`Carrier::reach`].
     pub(super) async fn push(
         &self,
         dataset: &str,
         files: &ChainFiles,
         known: Option<&RemoteHead>,
         blocks: &[Multihash],
+        delivered: &[&str],
     ) -> Result<Pushed, Failure> {
         let (smart, http, node) = match &self.kind {
-            ChainKind::Mirror(mirror) => return mirror.push(dataset, files, known, blocks).await,
+            ChainKind::Mirror(mirror) => return mirror.push(dataset, files, known, blocks, delivered).await,
             ChainKind::Smart(smart, http, node) => (smart, http, node),
         };
         match smart.push(dataset, files, known.map(|known| &known.hash), blocks).await {

@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 use forebay_storage::durable_fs::DurableFs;
 use forebay_storage::odf::{ChainFiles, Multihash};
+use rustix::fs::{AtFlags, FileType, Mode};
+use rustix::io::Errno;
 
 use super::bell::Bell;
 use super::bucket::BucketStore;
@@ -140,11 +142,12 @@ impl Mirror {
                 "{root} holds the gateway's own datasets: an upstream is another place"
             )));
         }
-        directory.check_mounted(delivered)?;
+        directory.mounted(delivered)?;
         directory.head(dataset)
     }
 
-    /// Brings blocks, oldest first, with their slices, and moves the head to the last of them.
+    /// Brings blocks, oldest first, with their slices, and moves the head to the last of them. `delivered` as of
+    /// [`reach`](Self::reach).
     ///
     /// # Errors
     /// Something could not be read here or written there. What was written stays and is not written again.
@@ -154,11 +157,12 @@ impl Mirror {
         files: &ChainFiles,
         known: Option<&RemoteHead>,
         blocks: &[Multihash],
+        delivered: &[&str],
     ) -> Result<Pushed, Failure> {
         let Some(last) = blocks.last() else { return Ok(Pushed::Done { bytes: 0 }) };
         let mut bytes = 0;
         if let Self::Directory(directory) = self {
-            directory.make_folders(dataset)?;
+            directory.make_folders(dataset, delivered)?;
         }
         for hash in blocks {
             let block = files.block(hash).map_err(Failure::local)?;
@@ -203,13 +207,19 @@ impl Directory {
             let advice = if expected { ": is the disk mounted?" } else { "" };
             Failure::unreachable(format!("reach {}: {error}{advice}", self.root.display()))
         })?;
-        self.check_mounted(delivered)
+        self.mounted(delivered).map(drop)
     }
 
-    /// A mount point without its disk is an empty directory: nothing may be written into it.
-    fn check_mounted(&self, delivered: &[&str]) -> Result<(), Failure> {
-        if delivered.is_empty() || delivered.iter().any(|dataset| self.root.join(dataset).is_dir()) {
-            return Ok(());
+    /// Holds the directory, with its disk. A mount point without its disk is an empty directory: nothing may be written
+    /// into it.
+    fn mounted(&self, delivered: &[&str]) -> Result<File, Failure> {
+        let root = File::open(&self.root).map_err(|error| remote_error(&self.root, &error))?;
+        let is_there = |dataset: &&str| {
+            rustix::fs::statat(&root, *dataset, AtFlags::empty())
+                .is_ok_and(|there| FileType::from_raw_mode(there.st_mode) == FileType::Directory)
+        };
+        if delivered.is_empty() || delivered.iter().any(is_there) {
+            return Ok(root);
         }
         Err(Failure::unreachable(format!(
             "{} holds nothing of {}, which was delivered there: is the disk mounted? For a new disk, make a folder of that \
@@ -242,15 +252,13 @@ impl Directory {
         fs::metadata(self.path(dataset, file)).is_ok_and(|there| there.len() == size)
     }
 
-    fn make_folders(&self, dataset: &str) -> Result<(), Failure> {
+    fn make_folders(&self, dataset: &str, delivered: &[&str]) -> Result<(), Failure> {
+        self.make_folder(dataset, delivered)?;
         let root = self.root.join(dataset);
-        for folder in ["", "blocks", "data", "checkpoints", "refs"] {
-            let path = if folder.is_empty() { root.clone() } else { root.join(folder) };
+        for folder in ["blocks", "data", "checkpoints", "refs"] {
+            let path = root.join(folder);
             match fs::create_dir(&path) {
-                Ok(()) => {
-                    let parent = path.parent().unwrap_or(&path);
-                    self.fs.sync_dir(parent).map_err(|error| remote_error(parent, &error))?;
-                }
+                Ok(()) => self.fs.sync_dir(&root).map_err(|error| remote_error(&root, &error))?,
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     // What an earlier pass had begun when the disk was pulled.
                     self.fs.remove_temporary(&path).map_err(|error| remote_error(&path, &error))?;
@@ -259,6 +267,19 @@ impl Directory {
             }
         }
         Ok(())
+    }
+
+    /// Makes the dataset's folder on the very disk that was found mounted. By its path, one that is pulled at this moment
+    /// would leave the folder in the mount point, which would pass for the disk from then on. Everything else is made
+    /// inside of that folder, and fails without it.
+    fn make_folder(&self, dataset: &str, delivered: &[&str]) -> Result<(), Failure> {
+        let root = self.mounted(delivered)?;
+        let made = match rustix::fs::mkdirat(&root, dataset, Mode::from_raw_mode(0o777)) {
+            Ok(()) => root.sync_all(),
+            Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error.into()),
+        };
+        made.map_err(|error| remote_error(&self.root.join(dataset), &error))
     }
 
     async fn copy(&self, dataset: &str, file: RemoteFile<'_>, from: &Path) -> Result<u64, Failure> {
@@ -334,4 +355,33 @@ fn remote_error(path: &Path, error: &io::Error) -> Failure {
 
 fn local_error(path: &Path, error: &io::Error) -> Failure {
     Failure::local(format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_is_pulled_between_two_looks_leaves_nothing_in_its_mount_point() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mount, disk) = (dir.path().join("mount"), dir.path().join("disk"));
+        fs::create_dir(&mount).unwrap();
+        let durable = DurableFs::new();
+        let directory = Directory { root: mount.clone(), fs: durable, pace: Pace::new(None), bell: Arc::default() };
+        directory.make_folders("temp", &[]).unwrap();
+        directory.mounted(&["temp"]).unwrap();
+
+        fs::rename(&mount, &disk).unwrap();
+        fs::create_dir(&mount).unwrap();
+
+        for dataset in ["temp", "door"] {
+            let failure = directory.make_folders(dataset, &["temp"]).unwrap_err();
+            assert!(failure.to_string().contains("is the disk mounted?"), "{failure}");
+        }
+        assert_eq!(fs::read_dir(&mount).unwrap().count(), 0);
+        fs::remove_dir(&mount).unwrap();
+        fs::rename(&disk, &mount).unwrap();
+        directory.make_folders("door", &["temp"]).unwrap();
+        assert!(mount.join("door/refs").is_dir());
+    }
 }

@@ -140,7 +140,7 @@ async fn mirror(gateway: &Gateway) -> Result<u64, Failure> {
     let known = mirror.head("temperature", &files, &[]).await?;
     let head = files.head().unwrap().unwrap();
     let missing = files.blocks_after(head, known.as_ref().map(|known| &known.hash)).unwrap().unwrap();
-    match mirror.push("temperature", &files, known.as_ref(), &missing).await? {
+    match mirror.push("temperature", &files, known.as_ref(), &missing, &[]).await? {
         Pushed::Done { bytes } => Ok(bytes),
         Pushed::HeadMoved => unreachable!("nobody else writes"),
     }

@@ -113,7 +113,8 @@ impl Runner {
         }
         let Some(Carrier::Chain(carrier)) = &self.carrier else { return Ok(Step::Idle) };
         let before = self.delivered(lane)?;
-        let remote = carrier.head(&lane.name, &lane.files, &self.delivered_datasets()?).await?;
+        let delivered = self.delivered_datasets()?;
+        let remote = carrier.head(&lane.name, &lane.files, &delivered).await?;
         let remote_hash = remote.as_ref().map(|head| head.hash);
         let missing = lane.files.blocks_after(stepping.head, remote_hash.as_ref()).map_err(Failure::local)?;
         let Some(missing) = missing else { return Err(diverged(carrier, &lane.name, remote_hash)) };
@@ -131,7 +132,8 @@ impl Runner {
             _ => failure,
         })?;
         let blocks = missing.get(..part.blocks).unwrap_or(&missing);
-        let Pushed::Done { bytes } = carrier.push(&lane.name, &lane.files, remote.as_ref(), blocks).await? else {
+        let pushed = carrier.push(&lane.name, &lane.files, remote.as_ref(), blocks, &delivered).await?;
+        let Pushed::Done { bytes } = pushed else {
             return self.handle_head_moved(index);
         };
         let is_whole = blocks.len() == missing.len();
