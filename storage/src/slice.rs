@@ -22,6 +22,7 @@ use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use arrow_digest::{RecordDigest as _, RecordDigestV0};
+use forebay_hash::{Digest as _, Sha3_256};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
@@ -29,7 +30,6 @@ use parquet::basic::{Compression, Encoding};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion};
 use parquet::schema::types::ColumnPath;
-use sha3::{Digest as _, Sha3_256};
 
 use crate::dataset::schema::EVENT_TIME;
 
@@ -268,7 +268,7 @@ impl<W: Write> HashingSink<W> {
 
     fn take(&mut self) -> io::Result<(W, [u8; 32], u64)> {
         let sink = self.sink.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        Ok((sink, self.hasher.finalize_reset().into(), self.size))
+        Ok((sink, std::mem::take(&mut self.hasher).finalize().into(), self.size))
     }
 }
 

@@ -63,7 +63,7 @@ fn blocks_of_other_encoders_are_encoded_again_to_identical_bytes() {
 fn the_logical_hash_of_the_example_rows_is_the_published_one() {
     let (batch, expected) = logical_hash_example();
 
-    let digest = RecordDigestV0::<sha3::Sha3_256>::digest(&batch);
+    let digest = RecordDigestV0::<forebay_hash::Sha3_256>::digest(&batch);
 
     let hash = Multihash::new(HashKind::Arrow0Sha3_256, digest.into());
     assert_eq!(hash.to_string(), expected);

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use sha3::{Digest, Sha3_256};
+use forebay_hash::{Digest, Sha3_256};
 
 const SHA3_256_PREFIX: [u8; 2] = [0x16, 0x20];
 const ARROW0_SHA3_256_PREFIX: [u8; 5] = [0x96, 0x80, 0xc0, 0x01, 0x20];

@@ -8,8 +8,8 @@ use arrow::array::{Array, AsArray, Int64Array, RecordBatch};
 use arrow::compute;
 use arrow::datatypes::{self as arrow_types, Int64Type, TimestampMillisecondType};
 use arrow_digest::{RecordDigest, RecordDigestV0};
+use forebay_hash::{Digest, Sha3_256};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use sha3::{Digest, Sha3_256};
 
 use super::chain::ChainState;
 use super::event::DataSlice;

@@ -8,6 +8,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
+use forebay_hash::{Digest as _, Sha3_256};
 use forebay_storage::dataset::row::RowBuilder;
 use forebay_storage::dataset::spec::{DatasetSpec, Format};
 use forebay_storage::position::{Offset, Seq};
@@ -15,7 +16,6 @@ use forebay_storage::slice::{CREATED_BY, ROW_GROUP_BYTES_MAX, ROW_GROUP_ROWS, Sl
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding, Repetition};
 use parquet::file::metadata::ParquetMetaData;
-use sha3::{Digest as _, Sha3_256};
 
 use crate::support::{RECEIVED_MS, json, message, spec};
 
