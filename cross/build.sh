@@ -50,7 +50,8 @@ cd "$root"
 unset CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET
 # Paths of this machine in panic messages would make every folder's bytes different.
 flags="--remap-path-prefix=$root=/forebay --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo $code"
-export CFLAGS="-ffile-prefix-map=$root=/forebay -ffile-prefix-map=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+# mimalloc: an arena whose memory is used as it comes takes 30 MiB less.
+export CFLAGS="-DMI_DEFAULT_ARENA_EAGER_COMMIT=0 -ffile-prefix-map=$root=/forebay -ffile-prefix-map=${CARGO_HOME:-$HOME/.cargo}=/cargo"
 build="--locked --profile $profile --target $triple -p forebay-agent --bin forebay $features"
 case $with in
 rustup | debian)

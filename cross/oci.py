@@ -79,6 +79,7 @@ def manifest(blobs, version, platform, layers):
         "created": CREATED,
         "config": {
             "User": f"{USER}:{USER}",
+            "Env": ["MIMALLOC_PURGE_DELAY=10"],  # as in forebay.service
             "Entrypoint": ["/usr/bin/forebay"],
             "Cmd": ["run", "--config", "/etc/forebay/forebay.toml"],
             "WorkingDir": "/var/lib/forebay",
