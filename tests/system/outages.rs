@@ -65,7 +65,9 @@ fn outages(upstream: impl FnOnce(&Path) -> Upstream) {
     let load = Load::start(agent.mqtt_addr());
     if let Server::Directory(mount, _) = &upstream.server {
         // Only what was there can be missed: a mount point that never had a disk looks like a new one.
+        let deadline = now() + SETTLE_MAX;
         while !mount.join(DATASETS[0]).join("refs/head").exists() {
+            assert!(now() < deadline, "nothing is delivered\n{}", agent.log().tail());
             until_all_is_delivered(&agent, "the beginning");
         }
     }

@@ -1,8 +1,8 @@
 //! SHA3-256 of `sha3`, compiled here and nowhere else.
 //!
-//! Its permutation is generic: it is compiled in each crate that hashes, as that crate is, and for size its loops are not
-//! unrolled, which costs half of its speed. Each row and each byte of a slice is hashed, so this crate is compiled for speed
-//! and has nothing generic.
+//! Its permutation is generic: it is compiled in each crate that hashes, as that crate is. For size its loops are not
+//! unrolled, and it is five times as slow (54 MB/s instead of 290 on one x86-64 core). Each row and each byte of a slice is
+//! hashed, so this crate is compiled for speed and has nothing generic.
 
 use sha3::digest::{FixedOutput, HashMarker, Output, OutputSizeUser, Update, consts::U32};
 
