@@ -5,16 +5,13 @@
 //! acknowledged, as a real client does. `FOREBAY_KILLS` sets how often, `FOREBAY_SEED` repeats a run.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::mpsc;
-use std::thread;
 
-use crate::publisher::Publisher;
+use crate::publisher::{Publisher, publish_meanwhile};
 use crate::{finish, from_env, sealing_soon, start};
 
 const DEVICES: u32 = 12;
 /// A round is cut after at most so many acknowledgements of all devices together.
-const ACKS_A_ROUND_MAX: u32 = 3_000;
+const ACKS_A_ROUND_MAX: usize = 3_000;
 
 #[test]
 fn what_was_acknowledged_survives_kill_9_and_qos_2_is_stored_once() {
@@ -28,8 +25,9 @@ fn what_was_acknowledged_survives_kill_9_and_qos_2_is_stored_once() {
 
     for _ in 0..kills {
         let agent = start(&config);
-        let cut_after = random.u32(1..ACKS_A_ROUND_MAX);
-        devices = publish_until(devices, agent.mqtt_addr(), cut_after, || agent.kill().expect("no ERROR in the log"));
+        let cut_after = random.usize(1..ACKS_A_ROUND_MAX);
+        devices =
+            publish_meanwhile(devices, agent.mqtt_addr(), cut_after, || agent.kill().expect("no ERROR in the log"));
     }
     let agent = start(&config);
     for device in &mut devices {
@@ -58,26 +56,4 @@ fn what_was_acknowledged_survives_kill_9_and_qos_2_is_stored_once() {
     assert_eq!(twice(2), 0, "QoS 2 is stored once");
     assert_eq!(stored.len(), acknowledged.len(), "nothing is stored that was not sent");
     assert!(devices.iter().all(|device| device.sessions_lost == 0), "sessions survive kill -9");
-}
-
-/// Lets every device publish, runs `cut` after `acks` acknowledgements, and answers the devices when all are cut off.
-fn publish_until(devices: Vec<Publisher>, addr: SocketAddr, acks: u32, cut: impl FnOnce()) -> Vec<Publisher> {
-    let (acknowledged, progress) = mpsc::channel();
-    let running: Vec<_> = devices
-        .into_iter()
-        .map(|mut device| {
-            let acknowledged = acknowledged.clone();
-            thread::spawn(move || {
-                // The error is the cut connection, which is what this story is about.
-                let _ = device.publish_on(addr, &acknowledged);
-                device
-            })
-        })
-        .collect();
-    drop(acknowledged);
-    let seen = progress.iter().take(acks as usize).count();
-    cut();
-    drop(progress);
-    assert_eq!(seen, acks as usize, "devices publish until the agent is killed");
-    running.into_iter().map(|device| device.join().expect("a device does not panic")).collect()
 }

@@ -2,7 +2,7 @@
 //! client does.
 
 use std::net::SocketAddr;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::Duration;
 
@@ -158,4 +158,31 @@ fn send_pubrel(packet_id: u16, connection: &mut Device) -> Result<()> {
     let mut bytes = Vec::new();
     packets::pubrel(packet_id, &mut bytes);
     connection.send(&bytes)
+}
+
+/// Lets every device publish on one connection, does `work` after so many acknowledgements, and answers the devices when
+/// their connections are broken or nobody listens any more.
+pub(crate) fn publish_meanwhile(
+    devices: Vec<Publisher>,
+    addr: SocketAddr,
+    acks: usize,
+    work: impl FnOnce(),
+) -> Vec<Publisher> {
+    let (acknowledged, progress) = mpsc::channel();
+    let running: Vec<_> = devices
+        .into_iter()
+        .map(|mut device| {
+            let acknowledged = acknowledged.clone();
+            thread::spawn(move || {
+                // An error is the connection that a kill cuts.
+                let _ = device.publish_on(addr, &acknowledged);
+                device
+            })
+        })
+        .collect();
+    drop(acknowledged);
+    assert_eq!(progress.iter().take(acks).count(), acks, "the devices publish");
+    work();
+    drop(progress);
+    running.into_iter().map(|device| device.join().expect("a device does not panic")).collect()
 }

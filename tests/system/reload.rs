@@ -8,7 +8,6 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use forebay_tests::packets::{Connect, Publish, Version};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::publisher::Publisher;
+use crate::publisher::{Publisher, publish_meanwhile};
 use crate::{PROGRAM, finish, forebay, from_env, sealing_soon, start, start_node};
 
 /// Takes what no other dataset takes.
@@ -29,6 +28,8 @@ const HUMIDITY: &str = "[[dataset]]\nname = \"humidity\"\ntopics = [\"site/{site
 const READINGS: &str =
     "[[dataset]]\nname = \"readings\"\ntopics = [\"site/{site}/temp\"]\n[dataset.schema]\ntemp = \"Float32\"";
 const DEVICES: u32 = 8;
+/// After so many acknowledgements the devices are busy.
+const PUBLISHING: usize = 200;
 
 #[test]
 fn a_dataset_that_is_added_to_the_file_takes_its_topics_while_a_device_goes_on_publishing() {
@@ -327,11 +328,11 @@ fn kill_9_in_and_after_a_reload_loses_nothing_that_was_acknowledged() {
     println!("FOREBAY_KILLS={kills} FOREBAY_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let dir = tempfile::tempdir().unwrap();
-    let mut devices: Vec<Publisher> = (0..DEVICES).map(Publisher::new).collect();
+    let mut devices = slow_devices();
 
     for number in 0..kills {
         let agent = start(&with_sites(dir.path(), number));
-        devices = publish_meanwhile(devices, agent.mqtt_addr(), || {
+        devices = publish_meanwhile(devices, agent.mqtt_addr(), PUBLISHING, || {
             with_sites(dir.path(), number + 1).write().unwrap();
             agent.signal(Signal::HUP).unwrap();
             thread::sleep(Duration::from_millis(random.u64(0..400)));
@@ -372,9 +373,8 @@ fn many_reloads_under_load_lose_nothing_and_store_nothing_twice_here_and_upstrea
     let configured = |number: u32| with_sites(dir.path(), number).with(&upstreams);
     assert!(forebay(&configured(DEVICES), &["provision"]).0);
     let agent = start(&configured(0));
-    let devices: Vec<Publisher> = (0..DEVICES).map(Publisher::new).collect();
 
-    let devices = publish_meanwhile(devices, agent.mqtt_addr(), || {
+    let devices = publish_meanwhile(slow_devices(), agent.mqtt_addr(), PUBLISHING, || {
         thread::scope(|scope| {
             let synced = scope.spawn(|| agent.sync().unwrap());
             for number in 1..=reloads {
@@ -417,26 +417,14 @@ fn with_sites(dir: &Path, sites: u32) -> AgentConfig {
     sites.with(REST)
 }
 
-/// Lets every device publish on one connection while `work` is done, and until it breaks or nobody listens any more.
-fn publish_meanwhile(devices: Vec<Publisher>, addr: SocketAddr, work: impl FnOnce()) -> Vec<Publisher> {
-    let (acknowledged, progress) = mpsc::channel();
-    let running: Vec<JoinHandle<Publisher>> = devices
-        .into_iter()
-        .map(|mut device| {
-            device.pace = Duration::from_millis(2);
-            let acknowledged = acknowledged.clone();
-            thread::spawn(move || {
-                // An error is the connection that a kill cuts.
-                let _ = device.publish_on(addr, &acknowledged);
-                device
-            })
-        })
-        .collect();
-    drop(acknowledged);
-    assert_eq!(progress.iter().take(200).count(), 200, "the devices publish");
-    work();
-    drop(progress);
-    running.into_iter().map(|device| device.join().expect("a device does not panic")).collect()
+/// Some hundred messages a second each.
+fn slow_devices() -> Vec<Publisher> {
+    let slow = |index| {
+        let mut device = Publisher::new(index);
+        device.pace = Duration::from_millis(2);
+        device
+    };
+    (0..DEVICES).map(slow).collect()
 }
 
 fn acknowledged(devices: &[Publisher]) -> Vec<String> {
