@@ -57,7 +57,7 @@ for platform in $(skopeo inspect --raw "oci-archive:$archive" | platforms); do
 
     FOREBAY__GATEWAY=gw-07 FOREBAY__LISTENER__0__BIND=unix:/run/forebay/mqtt.sock "${inside[@]}" "${command[@]:1}" >"$work/log" 2>&1 &
     agent=$!
-    for _ in $(seq 100); do
+    for _ in $(seq 300); do
         [ ! -S "$files/run/forebay/mqtt.sock" ] || break
         kill -0 $agent 2>/dev/null || failed "the agent has ended"
         sleep 0.1
