@@ -10,7 +10,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
-use crate::source::report::SourceReport;
+use crate::source::report::{Reception, SourceReport};
 use crate::status::{DatasetStatus, Shared};
 use crate::supervisor::Agent;
 use crate::sync::{Sync, SyncReport};
@@ -74,15 +74,6 @@ pub struct DatasetCount {
     pub dead_letters: u64,
 }
 
-/// A source on its way, as [`Draining`] sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct Seen {
-    /// How long it has been silent, if that can be said.
-    pub quiet_for: Option<Duration>,
-    /// Only a person can help.
-    pub needs_help: bool,
-}
-
 /// Decides when a source has given everything. (pure)
 #[derive(Debug)]
 pub struct Draining {
@@ -113,17 +104,18 @@ impl Draining {
     }
 
     /// Where each source is.
-    pub fn look(&mut self, sources: &[Seen], now: Instant) -> Vec<Stage> {
+    pub fn look(&mut self, sources: &[Reception], now: Instant) -> Vec<Stage> {
         let limits = self.limits;
         let is_over = now.saturating_duration_since(self.began) >= limits.whole;
-        let stage = |(away_since, seen): (&mut Option<Instant>, &Seen)| match seen.quiet_for {
-            Some(quiet) if quiet >= limits.silence => Stage::Drained,
-            Some(_) => {
+        let stage = |(away_since, reception): (&mut Option<Instant>, &Reception)| match *reception {
+            Reception::Silent(quiet) if quiet >= limits.silence => Stage::Drained,
+            // However long one message takes.
+            Reception::Silent(_) | Reception::Receiving => {
                 *away_since = None;
                 if is_over { Stage::Cut } else { Stage::Receiving }
             }
-            None if seen.needs_help => Stage::Given,
-            None => {
+            Reception::Away { needs_help: true } => Stage::Given,
+            Reception::Away { needs_help: false } => {
                 let away = now.saturating_duration_since(*away_since.get_or_insert(now));
                 if away >= limits.connect || is_over { Stage::Given } else { Stage::Receiving }
             }
@@ -181,11 +173,8 @@ async fn drain(agent: &mut Agent, limits: Limits, tell: &mut impl FnMut(&Shared)
     loop {
         let now = clock::now();
         let sources = &agent.shared().sources;
-        let seen: Vec<Seen> = sources
-            .iter()
-            .map(|source| Seen { quiet_for: source.quiet_for(now), needs_help: source.needs_help() })
-            .collect();
-        let stages = draining.look(&seen, now);
+        let receptions: Vec<Reception> = sources.iter().map(|source| source.reception(now)).collect();
+        let stages = draining.look(&receptions, now);
         if !stages.contains(&Stage::Receiving) {
             return stages;
         }
@@ -285,9 +274,17 @@ mod tests {
     fn a_wrong_password_is_not_waited_for() {
         let (mut draining, start) = draining(LIMITS);
 
-        let refused = Seen { quiet_for: None, needs_help: true };
+        assert_eq!(draining.look(&[Reception::Away { needs_help: true }], start), [Stage::Given]);
+    }
 
-        assert_eq!(draining.look(&[refused], start), [Stage::Given]);
+    #[test]
+    fn a_message_that_takes_longer_than_a_connection_may_is_waited_for() {
+        let (mut draining, start) = draining(LIMITS);
+
+        for second in [1, 31, 599] {
+            assert_eq!(draining.look(&[Reception::Receiving], start + SECOND * second), [Stage::Receiving], "{second}");
+        }
+        assert_eq!(draining.look(&[Reception::Receiving], start + SECOND * 600), [Stage::Cut]);
     }
 
     #[test]
@@ -298,10 +295,10 @@ mod tests {
         assert_eq!(draining.look(&[quiet(0)], start + SECOND * 600), [Stage::Cut]);
     }
 
-    const AWAY: Seen = Seen { quiet_for: None, needs_help: false };
+    const AWAY: Reception = Reception::Away { needs_help: false };
 
-    fn quiet(secs: u64) -> Seen {
-        Seen { quiet_for: Some(Duration::from_secs(secs)), needs_help: false }
+    fn quiet(secs: u64) -> Reception {
+        Reception::Silent(Duration::from_secs(secs))
     }
 
     fn draining(limits: Limits) -> (Draining, Instant) {

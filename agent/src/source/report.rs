@@ -44,6 +44,20 @@ pub struct SourceReport {
     pub needs_help: bool,
 }
 
+/// What a broker sends us at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reception {
+    /// It has not answered our SUBSCRIBE.
+    Away {
+        /// Only a person can help.
+        needs_help: bool,
+    },
+    /// A message is not on disk yet, or not here as a whole.
+    Receiving,
+    /// Nothing for so long, counted from its SUBACK or the last bytes, whichever was later.
+    Silent(Duration),
+}
+
 /// A source's state, written by its task and read by everybody.
 #[derive(Debug)]
 pub struct Progress {
@@ -81,18 +95,15 @@ impl Progress {
         self.state().report.clone()
     }
 
-    /// How long the broker has had nothing for us: counted from its SUBACK or the last message, whichever was later, and
-    /// only while all that came is on disk. `None`: it cannot be said.
+    /// What comes at this moment.
     #[must_use]
-    pub fn quiet_for(&self, now: Instant) -> Option<Duration> {
+    pub fn reception(&self, now: Instant) -> Reception {
         let state = self.state();
-        state.quiet_since.filter(|_| state.open == 0).map(|since| now.saturating_duration_since(since))
-    }
-
-    /// Whether only a person can help.
-    #[must_use]
-    pub fn needs_help(&self) -> bool {
-        self.state().report.needs_help
+        match state.quiet_since {
+            None => Reception::Away { needs_help: state.report.needs_help },
+            Some(_) if state.open > 0 => Reception::Receiving,
+            Some(since) => Reception::Silent(now.saturating_duration_since(since)),
+        }
     }
 
     /// Name, and what keeps messages from coming or makes fewer of them come.
@@ -178,6 +189,7 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const AWAY: Reception = Reception::Away { needs_help: false };
 
     #[test]
     fn silence_counts_from_the_suback_and_from_the_last_bytes_and_never_while_connecting() {
@@ -185,13 +197,13 @@ mod tests {
 
         progress.connected(false, None);
         progress.bytes(start);
-        assert_eq!(progress.quiet_for(start + SECOND * 60), None, "nothing is known before the SUBACK");
+        assert_eq!(progress.reception(start + SECOND * 60), AWAY, "nothing is known before the SUBACK");
         progress.subscribed(None, start + SECOND);
-        assert_eq!(progress.quiet_for(start + SECOND * 3), Some(SECOND * 2));
+        assert_eq!(progress.reception(start + SECOND * 3), Reception::Silent(SECOND * 2));
         progress.bytes(start + SECOND * 4);
-        assert_eq!(progress.quiet_for(start + SECOND * 5), Some(SECOND));
+        assert_eq!(progress.reception(start + SECOND * 5), Reception::Silent(SECOND));
         progress.ended(None, start);
-        assert_eq!(progress.quiet_for(start + SECOND * 60), None, "nor after the connection was lost");
+        assert_eq!(progress.reception(start + SECOND * 60), AWAY, "nor after the connection was lost");
     }
 
     #[test]
@@ -200,9 +212,9 @@ mod tests {
         progress.subscribed(None, start);
 
         progress.open(1);
-        assert_eq!(progress.quiet_for(start + SECOND), None);
+        assert_eq!(progress.reception(start + SECOND), Reception::Receiving);
         progress.open(0);
-        assert_eq!(progress.quiet_for(start + SECOND), Some(SECOND));
+        assert_eq!(progress.reception(start + SECOND), Reception::Silent(SECOND));
     }
 
     #[test]
@@ -212,7 +224,7 @@ mod tests {
         assert!(progress.ended(Some(("no route", false)), now));
         assert!(!progress.ended(Some(("no route", false)), now));
         assert!(progress.ended(Some(("too large", true)), now));
-        assert!(progress.needs_help());
+        assert_eq!(progress.reception(now), Reception::Away { needs_help: true });
         progress.subscribed(None, now);
         assert_eq!(progress.report().problem, None);
         assert!(!progress.ended(Some(("too large", true)), now + SECOND));
