@@ -4,6 +4,7 @@
 //! it answered our SUBSCRIBE, with everything that came on disk; the time of connecting never counts as silence.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -130,11 +131,15 @@ impl Draining {
 /// A part of the agent failed.
 pub async fn run(agent: &mut Agent, limits: Limits, mut tell: impl FnMut(&Shared)) -> Result<PullReport> {
     let before = Counts::of(agent.shared())?;
-    let stages = drain(agent, limits, &mut tell).await;
+    let stages = drain(agent, limits, &mut tell).await?;
     // As long as a connection lives its problem is known; then it is gone.
     let sources: Vec<SourceReport> = agent.shared().sources.iter().map(|source| source.report()).collect();
     agent.leave_sources().await?;
-    let synced = Sync::run(agent.shared(), |_| tell(agent.shared())).await?;
+    let shared = Arc::clone(agent.shared());
+    let synced = tokio::select! {
+        synced = Sync::run(&shared, |_| tell(&shared)) => synced?,
+        error = agent.failed() => return Err(error),
+    };
     let mut report = PullReport { topics: topics(&sources), ..PullReport::default() };
     for (source, stage) in sources.iter().zip(stages) {
         let name = &source.name;
@@ -152,6 +157,7 @@ pub async fn run(agent: &mut Agent, limits: Limits, mut tell: impl FnMut(&Shared
             (None, Stage::Drained | Stage::Receiving) => {}
         }
     }
+    drop(shared);
     report.problems.extend(synced.problems.iter().cloned());
     let after = Counts::of(agent.shared())?;
     report.stored_already = after.repeated - before.repeated;
@@ -168,7 +174,7 @@ pub async fn run(agent: &mut Agent, limits: Limits, mut tell: impl FnMut(&Shared
     Ok(report)
 }
 
-async fn drain(agent: &mut Agent, limits: Limits, tell: &mut impl FnMut(&Shared)) -> Vec<Stage> {
+async fn drain(agent: &mut Agent, limits: Limits, tell: &mut impl FnMut(&Shared)) -> Result<Vec<Stage>> {
     let mut draining = Draining::new(limits, agent.shared().sources.len(), clock::now());
     loop {
         let now = clock::now();
@@ -176,10 +182,13 @@ async fn drain(agent: &mut Agent, limits: Limits, tell: &mut impl FnMut(&Shared)
         let receptions: Vec<Reception> = sources.iter().map(|source| source.reception(now)).collect();
         let stages = draining.look(&receptions, now);
         if !stages.contains(&Stage::Receiving) {
-            return stages;
+            return Ok(stages);
         }
         tell(agent.shared());
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            error = agent.failed() => return Err(error),
+        }
     }
 }
 

@@ -50,9 +50,13 @@ pub fn is_bad_configuration(error: &anyhow::Error) -> bool {
 
 /// Compares a new configuration with the running one.
 #[must_use]
-pub fn plan(running: &Config, new: Config) -> Plan {
+pub fn plan(running: &Config, mut new: Config) -> Plan {
+    let mut needs_restart = needs_restart(running, &new);
+    if takes_a_dataset_from_a_source(running, &new) {
+        needs_restart.extend(datasets(&running.datasets, &new.datasets));
+        new.datasets.clone_from(&running.datasets);
+    }
     let taken_over = taken_over(running, &new);
-    let needs_restart = needs_restart(running, &new);
     let auth = if running.listeners == new.listeners { new.auth } else { running.auth.clone() };
     let Config { on_refused, datasets, batch, keep_delivered_bytes, upstreams, .. } = new;
     let config = Config { auth, on_refused, datasets, batch, keep_delivered_bytes, upstreams, ..running.clone() };
@@ -70,6 +74,17 @@ fn taken_over(running: &Config, new: &Config) -> Vec<String> {
         all.extend(changed("auth", &running.auth, &new.auth));
     }
     all
+}
+
+/// Whether a source, which goes on as it is until a restart, would have its messages without the dataset that is bound to
+/// it: they would be acknowledged to their broker, and become dead letters. Then the datasets wait for the restart, too.
+fn takes_a_dataset_from_a_source(running: &Config, new: &Config) -> bool {
+    let mut bound = running.datasets.iter().filter_map(|dataset| Some((dataset, dataset.source.as_ref()?)));
+    let is_changed = |(dataset, source): (&Dataset, &String)| {
+        let source_of = |config: &Config| config.sources.iter().find(|one| one.name == *source).cloned();
+        source_of(running) != source_of(new) && !new.datasets.iter().any(|other| bare(other) == bare(dataset))
+    };
+    bound.any(is_changed)
 }
 
 /// Every field of [`Config`] is named here or in [`plan`], so that a new one is not forgotten.
@@ -112,9 +127,12 @@ fn changed<T: PartialEq>(key: &str, running: &T, new: &T) -> Option<String> {
 
 fn datasets(running: &[Dataset], new: &[Dataset]) -> Vec<String> {
     let name = |dataset: &Dataset| dataset.spec.name.clone();
-    // Where it is declared and what is noted of it changes nothing.
-    let bare = |dataset: &Dataset| Dataset { notes: Vec::new(), origin: Origin::Default, ..dataset.clone() };
     differences("dataset", running, new, name, |one, other| bare(one) == bare(other))
+}
+
+/// Where it is declared and what is noted of it changes nothing.
+fn bare(dataset: &Dataset) -> Dataset {
+    Dataset { notes: Vec::new(), origin: Origin::Default, ..dataset.clone() }
 }
 
 fn upstreams(running: &[Upstream], new: &[Upstream]) -> Vec<String> {
@@ -247,6 +265,22 @@ mod tests {
         assert!(same.config.auth.password_file.is_some());
         assert_eq!(other.needs_restart, ["listener", "auth"]);
         assert!(other.config.auth.password_file.is_none());
+    }
+
+    #[test]
+    fn a_dataset_stays_with_its_source_when_both_are_renamed_until_a_restart() {
+        let bound = |source: &str, more: &str| {
+            format!("[[source]]\nname = \"{source}\"\nurl = \"mqtt://b\"\n{TEMPERATURE}source = \"{source}\"\n{more}")
+        };
+
+        let renamed = planned(&bound("plant", ""), &bound("factory", HUMIDITY));
+        let beside = planned(&bound("plant", ""), &bound("plant", HUMIDITY));
+
+        let words =
+            ["source factory added", "source plant removed", "dataset temperature changed", "dataset humidity added"];
+        assert_eq!((renamed.needs_restart, renamed.taken_over), (words.map(str::to_owned).to_vec(), vec![]));
+        assert_eq!(renamed.config.datasets[0].source.as_deref(), Some("plant"));
+        assert_eq!(beside.taken_over, ["dataset humidity added"]);
     }
 
     #[test]

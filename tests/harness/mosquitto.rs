@@ -24,6 +24,7 @@ pub struct MosquittoConfig {
     listeners: String,
     tls_port: Option<u16>,
     websocket_port: Option<u16>,
+    is_websocket_tls: bool,
 }
 
 impl MosquittoConfig {
@@ -35,6 +36,7 @@ impl MosquittoConfig {
             listeners: String::new(),
             tls_port: None,
             websocket_port: None,
+            is_websocket_tls: false,
         }
     }
 
@@ -84,6 +86,17 @@ impl MosquittoConfig {
         Ok(self)
     }
 
+    /// Two listeners more, of MQTT over TLS and over a WebSocket within TLS, for clients with a certificate of `clients` only.
+    pub fn mutual_tls(self, files: &TlsFiles, clients: &TlsFiles) -> Result<Self> {
+        let (cert, key, ca) = (files.cert.display(), files.key.display(), clients.ca.display());
+        let mut config = self.tls(files)?;
+        let _ = writeln!(config.listeners, "cafile {ca}\nrequire_certificate true");
+        config = config.websockets()?;
+        let _ = writeln!(config.listeners, "certfile {cert}\nkeyfile {key}\ncafile {ca}\nrequire_certificate true");
+        config.is_websocket_tls = true;
+        Ok(config)
+    }
+
     /// Starts it and waits until it listens.
     pub fn start(&self, program: &Path) -> Result<Mosquitto> {
         fs::create_dir_all(&self.dir).with_context(|| format!("create {}", self.dir.display()))?;
@@ -101,7 +114,7 @@ impl MosquittoConfig {
         fs::write(&path, &text).with_context(|| format!("write {}", path.display()))?;
         let server = Server::start(program, ["-c".as_ref(), path.as_os_str()], port)
             .with_context(|| format!("its configuration:\n{text}its log:\n{}", log(dir)))?;
-        Ok(Mosquitto { server, dir: dir.clone(), tls_port: self.tls_port, websocket_port: self.websocket_port })
+        Ok(Mosquitto { server, config: self.clone() })
     }
 }
 
@@ -109,9 +122,7 @@ impl MosquittoConfig {
 #[derive(Debug)]
 pub struct Mosquitto {
     server: Server,
-    dir: PathBuf,
-    tls_port: Option<u16>,
-    websocket_port: Option<u16>,
+    config: MosquittoConfig,
 }
 
 impl Mosquitto {
@@ -135,13 +146,14 @@ impl Mosquitto {
 
     /// Where MQTT is spoken over TLS.
     pub fn tls_url(&self) -> Result<String> {
-        Ok(format!("mqtts://localhost:{}", self.tls_port.context("the listener of TLS was not asked for")?))
+        Ok(format!("mqtts://localhost:{}", self.config.tls_port.context("the listener of TLS was not asked for")?))
     }
 
     /// Where MQTT is spoken over WebSocket.
     pub fn websocket_url(&self) -> Result<String> {
-        let port = self.websocket_port.context("the listener of WebSocket was not asked for")?;
-        Ok(format!("ws://127.0.0.1:{port}/mqtt"))
+        let port = self.config.websocket_port.context("the listener of WebSocket was not asked for")?;
+        let scheme = if self.config.is_websocket_tls { "wss" } else { "ws" };
+        Ok(format!("{scheme}://127.0.0.1:{port}/mqtt"))
     }
 
     /// Its process id, unless it is down.
@@ -161,18 +173,18 @@ impl Mosquitto {
 
     /// Comes back on the same ports with what it had written. One that still runs is killed first.
     pub fn restart(&mut self) -> Result<()> {
-        self.server.restart().with_context(|| format!("its log:\n{}", log(&self.dir)))
+        self.server.restart().with_context(|| format!("its log:\n{}", log(&self.config.dir)))
     }
 
     /// Other users, at once; those that are connected stay.
     pub fn set_passwords(&self, users: &[(&str, &str)]) -> Result<()> {
-        write_passwords(&self.dir.join("passwords"), users)?;
+        write_passwords(&self.config.dir.join("passwords"), users)?;
         self.server.signal(Signal::HUP)
     }
 
     /// Its log, for the message of a failed assertion.
     pub fn log(&self) -> String {
-        log(&self.dir)
+        log(&self.config.dir)
     }
 }
 

@@ -8,6 +8,7 @@ use forebay_tests::agent::AgentConfig;
 use forebay_tests::dataset::Rows;
 use forebay_tests::feed::{self, Message};
 use forebay_tests::mosquitto::{Mosquitto, MosquittoConfig};
+use forebay_tests::proxy::Proxy;
 use serde_json::Value;
 
 use crate::sources::{mosquitto, source};
@@ -88,6 +89,24 @@ fn a_configured_source_is_pulled_from_and_a_running_agent_is_left_alone() {
     let (is_ok, text) = forebay(&config, &["pull"]);
     assert!(!is_ok && text.contains("an agent runs"), "{text}");
     agent.stop().unwrap();
+}
+
+#[test]
+fn a_message_that_takes_longer_than_a_connection_may_is_pulled_as_a_whole() {
+    let Some(program) = mosquitto() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let broker = MosquittoConfig::in_dir(&dir.path().join("broker")).start(&program).unwrap();
+    let link = Proxy::start(broker.addr()).unwrap();
+    let config = AgentConfig::in_dir(dir.path()).with(&source(&format!("mqtt://{}", link.addr()), ""));
+    assert!(pull(&config, &[]).0);
+    feed::publish(broker.addr(), [Message::new("a", "x".repeat(200_000), 1)]).unwrap();
+    link.throttle(Some(50_000));
+
+    let (is_ok, report) = pull(&config, &["--connect", "1s"]);
+
+    assert!(is_ok, "{report:#}");
+    assert_eq!(report["sources"][0]["connections"], 1, "{report:#}");
+    assert_eq!(Rows::read(&config.data_dir(), "messages").unwrap().texts("payload").unwrap()[0].len(), 200_000);
 }
 
 #[test]

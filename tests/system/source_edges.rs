@@ -419,6 +419,38 @@ fn an_authority_that_is_not_the_brokers_is_named() {
 }
 
 #[test]
+fn a_broker_that_asks_for_a_certificate_gets_ours_over_tls_and_websocket() {
+    let Some(program) = mosquitto() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let files = TlsFiles::make(&dir.path().join("tls")).unwrap();
+    let ours = TlsFiles::make_client(&dir.path().join("ours"), "gateway").unwrap();
+    let strange = TlsFiles::make_client(&dir.path().join("strange"), "gateway").unwrap();
+    let broker = MosquittoConfig::in_dir(&dir.path().join("broker")).mutual_tls(&files, &ours).unwrap();
+    let broker = broker.start(&program).unwrap();
+    let trust = format!("ca_file = '{}'", files.ca.display());
+    let showing = |files: &TlsFiles| {
+        format!("{trust}\ncert_file = '{}'\nkey_file = '{}'", files.cert.display(), files.key.display())
+    };
+    for (name, url) in [("tls", broker.tls_url().unwrap()), ("websocket", broker.websocket_url().unwrap())] {
+        let config = |case: &str, keys: &str| subscribing(&dir.path().join(name).join(case), &url, keys);
+        for (case, keys) in [("none", trust.clone()), ("strange", showing(&strange))] {
+            let agent = start(&config(case, &keys));
+            let problem = wait_for_problem(&agent);
+            println!("{name}, {case}: {problem}");
+            assert!(problem.contains(&url) && !problem.contains('\n'), "{name}, {case}: {problem}");
+            agent.stop_with_errors().unwrap();
+        }
+        let config = config("ours", &showing(&ours));
+        let agent = start(&config);
+        wait_until_subscribed(&agent);
+        feed::publish(broker.addr(), [Message::new("a", name, 1)]).unwrap();
+        let rows = wait_for_rows(&agent, &config, "messages", "payload", |rows| !rows.is_empty());
+        assert_eq!(rows, [name]);
+        agent.stop().unwrap();
+    }
+}
+
+#[test]
 fn a_message_that_is_too_large_is_named_kept_by_the_broker_and_taken_with_a_larger_limit() {
     for version in VERSIONS {
         let scene = Scene::new(version, "packet_bytes_max = \"64KiB\"");

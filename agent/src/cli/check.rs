@@ -145,7 +145,10 @@ fn promise(qos: QoS) -> &'static str {
     match qos {
         QoS::AtMostOnce => "QoS 0: at most once; nothing is kept for us while we are away but retained values",
         QoS::AtLeastOnce => "QoS 1: at least once, as long as the broker keeps our session and has room in its queue",
-        QoS::ExactlyOnce => "QoS 2: exactly once, as long as the broker keeps our session and has room in its queue",
+        QoS::ExactlyOnce => {
+            "QoS 2: exactly once, as long as the broker keeps our session, has room in its queue, and sends again under the same \
+             Packet Identifier [MQTT-4.4.0-1]; rumqttd 0.20 does not: at least once, so give its dataset a Ledger"
+        }
     }
 }
 

@@ -50,7 +50,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, loaded: Loaded, level: Option<&str>) -> Result<ExitCode> {
     let mut config = loaded.config;
     let dir = config.data_dir.display().to_string();
-    take_manifests(&mut config, &args.manifests)?;
+    let notes = take_manifests(&mut config, &args.manifests)?;
     if config.sources.is_empty() {
         bail!("there is nothing to pull from: name a manifest, or configure a [[source]]");
     }
@@ -65,7 +65,8 @@ pub(super) fn run(args: &Args, loaded: Loaded, level: Option<&str>) -> Result<Ex
     telemetry::start(&config.log)?;
     config.listeners.clear();
     let limits = Limits { silence: args.silence, connect: args.connect, whole: args.limit };
-    let report = run::runtime()?.block_on(pull(config, limits))?;
+    let mut report = run::runtime()?.block_on(pull(config, limits))?;
+    report.notes.splice(0..0, notes);
     let text = match args.output {
         OutputFormat::Json => format!("{}\n", serde_json::to_string(&report)?),
         OutputFormat::Text => render(&report, output::colour()),
@@ -74,28 +75,30 @@ pub(super) fn run(args: &Args, loaded: Loaded, level: Option<&str>) -> Result<Ex
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// With manifests only their sources are pulled from.
-fn take_manifests(config: &mut Config, manifests: &[PathBuf]) -> Result<()> {
+/// With manifests only their sources are pulled from. Answers what is to be known of them.
+fn take_manifests(config: &mut Config, manifests: &[PathBuf]) -> Result<Vec<String>> {
     if !manifests.is_empty() {
         config.sources.clear();
     }
+    let mut notes = Vec::new();
     for manifest in manifests {
-        config.add_manifest(manifest)?;
+        let dataset = config.add_manifest(manifest)?;
+        notes.extend(dataset.notes.iter().map(|note| format!("dataset {}: {note}", dataset.spec.name)));
     }
-    Ok(())
+    Ok(notes)
 }
 
 async fn pull(config: Config, limits: Limits) -> Result<PullReport> {
     let mut signals = run::Signals::listen()?;
     let mut line = Line::new();
     let mut agent = Agent::start(config).await?;
-    let pulled = tokio::select! {
-        pulled = pull::run(&mut agent, limits, |shared| line.show(shared)) => pulled,
+    let ended = tokio::select! {
+        pulled = pull::run(&mut agent, limits, |shared| line.show(shared)) => Ok(pulled?),
         name = signals.next() => Err(anyhow::anyhow!("{name}: interrupted; what was acknowledged is on disk")),
     };
     line.end();
     agent.stop().await?;
-    pulled
+    ended
 }
 
 /// How far it is: on a terminal a line that changes, elsewhere a line now and then.

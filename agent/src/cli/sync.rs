@@ -4,6 +4,7 @@
 use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -86,11 +87,14 @@ pub(super) fn run(
 fn deliver(loaded: Loaded, bar: &mut Bar) -> Result<SyncReport> {
     run::runtime()?.block_on(async {
         let mut signals = run::Signals::listen()?;
-        let agent = Agent::start(loaded.config).await?;
+        let mut agent = Agent::start(loaded.config).await?;
+        let shared = Arc::clone(agent.shared());
         let delivered = tokio::select! {
-            report = Sync::run(agent.shared(), |report| bar.show(report)) => report,
+            report = Sync::run(&shared, |report| bar.show(report)) => report,
+            error = agent.failed() => return Err(error),
             name = signals.next() => Err(anyhow::anyhow!("{name}: interrupted; what was delivered is delivered")),
         };
+        drop(shared);
         agent.stop().await?;
         delivered
     })

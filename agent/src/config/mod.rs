@@ -232,11 +232,12 @@ impl Config {
         read::config(Node::parse(text, file)?)
     }
 
-    /// Adds what a manifest declares: a dataset, and the source that its SetPollingSource fetches from.
+    /// Adds what a manifest declares: a dataset, unless this file has declared it already, and the source that its
+    /// SetPollingSource fetches from. Answers the dataset.
     ///
     /// # Errors
     /// The file cannot be read or honoured, or clashes with what there is. A manifest that names no topics is one of them.
-    pub fn add_manifest(&mut self, file: &Path) -> Result<(), ConfigError> {
+    pub fn add_manifest(&mut self, file: &Path) -> Result<&Dataset, ConfigError> {
         let (dataset, source) = dataset::of_manifest(file, &self.gateway)?;
         let origin = Origin::start_of(file);
         let error = |problem: String| ConfigError { origin: origin.clone(), key: String::new(), problem };
@@ -247,20 +248,28 @@ impl Config {
             ));
         };
         let name = &dataset.spec.name;
-        if self.datasets.iter().any(|known| known.spec.name.eq_ignore_ascii_case(name)) {
+        let known = self.datasets.iter().position(|known| known.spec.name.eq_ignore_ascii_case(name));
+        let is_this_file = |known: usize| {
+            let declared = self.datasets[known].origin.file().and_then(|declared| declared.canonicalize().ok());
+            declared.is_some() && declared == file.canonicalize().ok()
+        };
+        if known.is_some_and(|known| !is_this_file(known)) {
             return Err(error(format!("there is another dataset of the name `{name}`")));
         }
         if self.sources.iter().any(|known| known.name.eq_ignore_ascii_case(&source.name)) {
             return Err(error(format!("there is a source of the name of its dataset, `{name}`")));
+        }
+        self.sources.push(source);
+        source::make_room(&mut self.spool);
+        if let Some(known) = known {
+            return Ok(&self.datasets[known]);
         }
         if self.datasets == dataset::default_datasets() {
             self.datasets.clear();
         }
         // First, so that no wider pattern takes its messages.
         self.datasets.insert(0, dataset);
-        self.sources.push(source);
-        source::make_room(&mut self.spool);
-        Ok(())
+        Ok(&self.datasets[0])
     }
 
     /// For an agent that only seals and delivers: no device and no source is heard.

@@ -13,6 +13,8 @@ use super::{Batch, Config, Log, LogFormat, OnRefused, Secret};
 
 type Result<T> = std::result::Result<T, ConfigError>;
 
+/// The most that may be received and not yet on disk, bytes; the semaphore of a 32-bit machine counts twice as far.
+const UNSTORED_BYTES_MAX: u32 = 256 << 20;
 /// The largest packet whose message, with the longest Client Identifier, the spool can take: 63 MiB.
 pub(super) const PACKET_BYTES_MAX: u32 = 63 << 20;
 
@@ -217,8 +219,8 @@ fn limits(section: &mut Section) -> Result<Limits> {
         unstored_bytes_max: section.read("unstored_bytes_max", default.unstored_bytes_max, |node| {
             u32::try_from(node.size()?)
                 .ok()
-                .filter(|bytes| *bytes >= 64 * 1024)
-                .ok_or_else(|| node.error("from 64 KiB to 4 GiB"))
+                .filter(|bytes| (64 << 10..=UNSTORED_BYTES_MAX).contains(bytes))
+                .ok_or_else(|| node.error(format!("from 64 KiB to {}", show_size(UNSTORED_BYTES_MAX.into()))))
         })?,
         unstored_messages_max: section.read("unstored_messages_max", default.unstored_messages_max, positive)?,
         write_timeout: section.read("write_timeout", default.write_timeout, Node::duration)?,

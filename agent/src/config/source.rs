@@ -1,6 +1,5 @@
 //! `[[source]]`: a broker that we subscribe to.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -16,15 +15,19 @@ use super::manifest::{MqttFetch, Template};
 use super::read::{PACKET_BYTES_MAX, secret, word};
 use super::units::show_size;
 use super::{Dataset, Secret};
+use crate::route::covers;
 
 type Result<T> = std::result::Result<T, ConfigError>;
 type Parsed<T> = std::result::Result<T, String>;
 
 /// The words of ODF for Quality of Service.
-const QOS: [(&str, QoS); 3] =
+pub(super) const QOS: [(&str, QoS); 3] =
     [("AtMostOnce", QoS::AtMostOnce), ("AtLeastOnce", QoS::AtLeastOnce), ("ExactlyOnce", QoS::ExactlyOnce)];
 /// Topic filters of one source; all go into one SUBSCRIBE.
-const TOPICS_MAX: usize = 1_000;
+pub(super) const TOPICS_MAX: usize = 1_000;
+/// What is said beyond, and of a filter that is there already.
+pub(super) const TOPICS_BOUND: &str = "`topics`: from 1 to 1,000 topic filters";
+pub(super) const TOPIC_AGAIN: &str = "is already one of this source's topics";
 /// Bytes of sealed chunks that stay in the spool to recognise what a broker sends again after a restart, for each source.
 const DUP_TAIL_BYTES: u64 = 16 << 20;
 /// Topics whose last value is remembered, for each source. Beyond: a retained value is stored at each subscription.
@@ -205,14 +208,10 @@ impl Source {
     /// The source that a manifest's SetPollingSource describes; it has the name of its dataset.
     #[must_use]
     pub fn of_manifest(fetch: MqttFetch, dataset: &str, gateway: &str) -> Self {
-        let topics = fetch.topics.into_iter().map(|(filter, qos)| {
-            let qos = QOS.iter().find(|(_, known)| *known as u8 == qos).map_or(QoS::AtMostOnce, |(_, qos)| *qos);
-            Subscription { filter, qos }
-        });
         let url = SourceUrl { host: fetch.host, port: fetch.port, tls: false, websocket: None };
         let login =
             fetch.login.map(|(username, password)| Login { username, password: Some(Password::Template(password)) });
-        Self { topics: topics.collect(), login, ..Self::at(dataset.to_owned(), url, gateway) }
+        Self { topics: fetch.topics, login, ..Self::at(dataset.to_owned(), url, gateway) }
     }
 
     fn at(name: String, url: SourceUrl, gateway: &str) -> Self {
@@ -294,7 +293,7 @@ fn source(mut section: Section, datasets: &[Dataset], gateway: &str) -> Result<S
         None => topics_of(datasets, &source.name, qos),
     };
     if source.topics.is_empty() || source.topics.len() > TOPICS_MAX {
-        return Err(section.error(format!("`topics`: from 1 to {TOPICS_MAX} topic filters")));
+        return Err(section.error(TOPICS_BOUND));
     }
     source.login = login(&mut section)?;
     let is_tls = source.url.tls;
@@ -339,7 +338,7 @@ fn name(text: &str) -> Parsed<String> {
 fn topics(node: Node, qos: QoS) -> Result<Vec<Subscription>> {
     let mut topics: Vec<Subscription> = Vec::new();
     for node in node.list()? {
-        let at = node.error("is already one of this source's topics");
+        let again = node.error(TOPIC_AGAIN);
         let topic = if node.text().is_ok() {
             Subscription { filter: node.parsed(filter)?, qos }
         } else {
@@ -352,14 +351,15 @@ fn topics(node: Node, qos: QoS) -> Result<Vec<Subscription>> {
             Subscription { filter: path.parsed(filter)?, qos }
         };
         if topics.iter().any(|known| known.filter == topic.filter) {
-            return Err(at);
+            return Err(again);
         }
         topics.push(topic);
     }
     Ok(topics)
 }
 
-fn filter(text: &str) -> Parsed<String> {
+/// Reads a Topic Filter.
+pub(super) fn filter(text: &str) -> Parsed<String> {
     if text.contains(['{', '}']) {
         return Err(format!(
             "{text:?}: a source subscribes with + and #; {{captures}} belong in the topics of a dataset"
@@ -375,15 +375,20 @@ fn filter(text: &str) -> Parsed<String> {
     Ok(pattern.filter())
 }
 
-/// The filters of all datasets that may take a message of this source, each once.
+/// The filters of all datasets that may take a message of this source, but for those that lie within another: a broker may
+/// send a message for each filter that takes its topic `[MQTT-3.3.5-1]`.
 fn topics_of(datasets: &[Dataset], source: &str, qos: QoS) -> Vec<Subscription> {
-    let mut seen = BTreeSet::new();
-    datasets
+    let takers = datasets.iter().filter(|dataset| dataset.takes_from(source));
+    let filters: Vec<String> = takers.flat_map(|dataset| dataset.topics.iter().map(TopicPattern::filter)).collect();
+    let is_needed = |(position, filter): &(usize, &String)| {
+        let mut others = filters.iter().enumerate().filter(|(other, _)| other != position);
+        !others.any(|(other, wide)| covers(wide, filter) && (wide != *filter || other < *position))
+    };
+    filters
         .iter()
-        .filter(|dataset| dataset.takes_from(source))
-        .flat_map(|dataset| dataset.topics.iter().map(TopicPattern::filter))
-        .filter(|filter| seen.insert(filter.clone()))
-        .map(|filter| Subscription { filter, qos })
+        .enumerate()
+        .filter(is_needed)
+        .map(|(_, filter)| Subscription { filter: filter.clone(), qos })
         .collect()
 }
 

@@ -103,7 +103,7 @@ fn what_cannot_work_is_refused_with_what_to_write() {
         ("[[source]]\nurl = \"mqtt://user:pass@b\"".to_owned(), "they belong in `username` and `password_file`"),
         ("[[source]]\nurl = \"mqtt://b/topic\"".to_owned(), "topics belong in `topics`"),
         ("[[source]]\nurl = \"mqtt://[::1]\"".to_owned(), "needs a `name`"),
-        (source("topics = []"), "from 1 to 1000 topic filters"),
+        (source("topics = []"), "from 1 to 1,000 topic filters"),
         (source("topics = [\"a/{b}\"]"), "{captures} belong in the topics of a dataset"),
         (source("topics = [\"a\", \"a\"]"), "is already one of this source's topics"),
         (source("topics = [\"a/#/b\"]"), "must be the last level"),
@@ -198,7 +198,39 @@ fn a_manifest_that_is_pulled_takes_the_place_of_the_default_dataset_and_stands_b
     let names = |config: &Config| config.datasets.iter().map(|dataset| dataset.spec.name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&alone), ["temp"]);
     assert_eq!(names(&beside), ["temp", "all"]);
-    assert!(beside.add_manifest(&dir.path().join("temp.yaml")).unwrap_err().to_string().contains("another dataset"));
+    fs::copy(dir.path().join("temp.yaml"), dir.path().join("other.yaml")).unwrap();
+    assert!(beside.add_manifest(&dir.path().join("other.yaml")).unwrap_err().to_string().contains("another dataset"));
+}
+
+#[test]
+fn a_manifest_that_is_configured_and_pulled_is_one_dataset_as_it_is_configured() {
+    let dir = with_seed();
+    let text = "[[dataset]]\nmanifest = \"temp.yaml\"\nretained = \"every\"";
+    let mut config = Config::parse(text, &dir.path().join("forebay.toml")).unwrap();
+    let configured = config.datasets.clone();
+    config.sources.clear();
+
+    config.add_manifest(&dir.path().join("../").join(dir.path()).join("temp.yaml")).unwrap();
+
+    assert_eq!(config.datasets, configured);
+    assert_eq!(config.sources.len(), 1);
+}
+
+#[test]
+fn a_source_subscribes_to_a_topic_once_however_many_datasets_may_take_it() {
+    let text = "[[source]]\nname = \"s\"\nurl = \"mqtt://b\"\n";
+    let datasets = ["site/{site}/temp", "a/b", "#", "a/{x}"].map(|topic| {
+        let name = topic.replace(['/', '{', '}', '#'], "x");
+        format!("[[dataset]]\nname = \"{name}\"\nformat = \"text\"\ntopics = [\"{topic}\"]\n")
+    });
+    let filters = |datasets: &[String]| {
+        let config = parse(&format!("{text}{}", datasets.concat()));
+        config.sources[0].topics.iter().map(|topic| topic.filter.clone()).collect::<Vec<_>>()
+    };
+
+    assert_eq!(filters(&datasets), ["#"]);
+    assert_eq!(filters(&[datasets[0].clone(), datasets[1].clone()]), ["site/+/temp", "a/b"]);
+    assert_eq!(filters(&[datasets[1].clone(), datasets[3].clone()]), ["a/+"]);
 }
 
 #[test]

@@ -480,6 +480,18 @@ mod tests {
     }
 
     #[test]
+    fn subscriptions_come_and_go_by_their_filters() {
+        let filter = || "a/+".to_owned();
+        let subscribe = || Outgoing::Subscribe(1, vec![Subscription { filter: filter(), qos: QoS::ExactlyOnce }]);
+        let unsubscribe = || Outgoing::Unsubscribe(2, vec![filter(), "b".to_owned()]);
+
+        assert_eq!(encoded(V4, subscribe()), b"\x82\x08\0\x01\0\x03a/+\x02");
+        assert_eq!(encoded(V5, subscribe()), b"\x82\x09\0\x01\0\0\x03a/+\x02");
+        assert_eq!(encoded(V4, unsubscribe()), b"\xA2\x0A\0\x02\0\x03a/+\0\x01b");
+        assert_eq!(encoded(V5, unsubscribe()), b"\xA2\x0B\0\x02\0\0\x03a/+\0\x01b");
+    }
+
+    #[test]
     fn a_connect_asks_for_a_session_that_is_kept() {
         let connect = || Outgoing::Connect {
             client_id: "gw".to_owned(),

@@ -100,8 +100,9 @@ impl Progress {
     pub fn reception(&self, now: Instant) -> Reception {
         let state = self.state();
         match state.quiet_since {
+            // What a session has queued may come before the SUBACK.
+            _ if state.report.connected && state.open > 0 => Reception::Receiving,
             None => Reception::Away { needs_help: state.report.needs_help },
-            Some(_) if state.open > 0 => Reception::Receiving,
             Some(since) => Reception::Silent(now.saturating_duration_since(since)),
         }
     }
@@ -207,8 +208,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_on_disk_yet_is_not_silence() {
+    fn what_is_not_on_disk_yet_is_neither_silence_nor_absence() {
         let (progress, start) = (progress(), crate::clock::now());
+        progress.open(1);
+        assert_eq!(progress.reception(start), AWAY, "half a CONNACK");
+        progress.connected(false, None);
+        assert_eq!(
+            progress.reception(start),
+            Reception::Receiving,
+            "what the session had queued comes before the SUBACK"
+        );
+        progress.open(0);
         progress.subscribed(None, start);
 
         progress.open(1);

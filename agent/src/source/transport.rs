@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::error::CapacityError;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -23,6 +24,8 @@ use crate::config::Source;
 
 /// How long a connection may take to be made, TLS and WebSocket included.
 const CONNECT_MAX: Duration = Duration::from_secs(20);
+/// How long one address of the host may take to answer, if it has several.
+const ADDRESS_MAX: Duration = Duration::from_secs(5);
 /// How long a write may take. Beyond: the broker does not read, and the connection is given up.
 const WRITE_MAX: Duration = Duration::from_secs(20);
 /// Bytes that are read at once, at the least.
@@ -108,14 +111,32 @@ impl Transport {
 
 async fn connect(source: &Source) -> Result<Transport, Cause> {
     let url = &source.url;
-    let tcp = TcpStream::connect((url.host.as_str(), url.port)).await;
+    let tcp = connect_tcp(&url.host, url.port).await;
     let tcp = tcp.map_err(|error| failed(source, format!("cannot connect: {error}"), false))?;
-    tcp.set_nodelay(true).map_err(|error| failed(source, format!("cannot connect: {error}"), false))?;
     let stream: Box<dyn Stream> = if url.tls { secure(source, tcp).await? } else { Box::new(tcp) };
     match &url.websocket {
         None => Ok(Transport::Stream(stream)),
         Some(path) => upgrade(source, path, stream).await,
     }
+}
+
+/// To the first address that answers; one that swallows what is sent to it does not hide those behind it.
+async fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
+    for address in tokio::net::lookup_host((host, port)).await? {
+        match tokio::time::timeout(ADDRESS_MAX, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => {
+                tcp.set_nodelay(true)?;
+                return Ok(tcp);
+            }
+            Ok(Err(error)) => last = error,
+            Err(_) => {
+                let problem = format!("{address} does not answer within {} s", ADDRESS_MAX.as_secs());
+                last = io::Error::new(io::ErrorKind::TimedOut, problem);
+            }
+        }
+    }
+    Err(last)
 }
 
 async fn secure(source: &Source, tcp: TcpStream) -> Result<Box<dyn Stream>, Cause> {
@@ -152,6 +173,15 @@ async fn upgrade(source: &Source, path: &str, stream: Box<dyn Stream>) -> Result
 /// What an error of the connection means. One that comes from certificates needs a person.
 pub(super) fn of_io(source: &Source, error: &io::Error) -> Cause {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let websocket = error.get_ref().and_then(|inner| inner.downcast_ref::<tungstenite::Error>());
+    if let Some(tungstenite::Error::Capacity(CapacityError::MessageTooLong { size, .. })) = websocket {
+        let problem = format!(
+            "a WebSocket message of {size} bytes is beyond packet_bytes_max, {}: raise it; the broker keeps a message that is \
+             not of QoS 0",
+            source.packet_bytes_max
+        );
+        return failed(source, problem, true);
+    }
     match tls {
         Some(tls @ (rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented)) => {
             failed(source, format!("its certificate is not trusted: {tls}"), true)
@@ -164,4 +194,52 @@ pub(super) fn of_io(source: &Source, error: &io::Error) -> Cause {
 
 fn failed(source: &Source, problem: impl Display, for_good: bool) -> Cause {
     Cause::Failed { problem: format!("{}: {problem}", source.url), for_good }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+
+    use super::*;
+    use crate::config::Config;
+
+    #[tokio::test]
+    async fn a_websocket_message_that_is_too_large_is_named_with_the_key_and_needs_a_person() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let text = format!("[[source]]\nname = \"b\"\nurl = \"ws://127.0.0.1:{port}\"\npacket_bytes_max = \"1KiB\"");
+        let source = Config::parse(&text, "forebay.toml".as_ref()).unwrap().sources.remove(0);
+        let broker = tokio::spawn(async move {
+            let (tcp, _) = listener.accept().await.unwrap();
+            #[expect(clippy::result_large_err, reason = "the signature is the crate's")]
+            let speak_mqtt = |_: &Request, mut answer: Response| -> Result<Response, ErrorResponse> {
+                answer.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("mqtt"));
+                Ok(answer)
+            };
+            let mut socket = tokio_tungstenite::accept_hdr_async(tcp, speak_mqtt).await.unwrap();
+            let _ = socket.send(Message::Binary(vec![0; 1024 + MESSAGE_BYTES + 1].into())).await;
+        });
+        let mut transport = Transport::connect(&source).await.unwrap();
+
+        let error = transport.read(&mut BytesMut::new()).await.unwrap_err();
+
+        let Cause::Failed { problem, for_good } = of_io(&source, &error) else { panic!("{error}") };
+        assert!(problem.contains("1049601 bytes") && problem.contains("packet_bytes_max, 1024"), "{problem}");
+        assert!(for_good);
+        drop(transport);
+        broker.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_addresses_of_a_name_are_tried_one_by_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+
+        // Where it has an IPv6 address, nothing listens there.
+        connect_tcp("localhost", port).await.unwrap();
+        drop(listener);
+
+        assert_eq!(connect_tcp("localhost", port).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
 }

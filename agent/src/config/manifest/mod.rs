@@ -33,7 +33,7 @@ use self::schema::Column;
 use self::source::Source;
 pub use self::template::Template;
 use super::document::{ConfigError, Node, Origin, Section, nearest};
-use super::yaml;
+use super::{Subscription, yaml};
 
 type Result<T> = std::result::Result<T, ConfigError>;
 
@@ -63,8 +63,8 @@ pub struct MqttFetch {
     pub port: u16,
     /// User Name and Password; none: neither.
     pub login: Option<(String, Template)>,
-    /// Topic Filters, at least one, each with the maximum QoS of its subscription, 0 to 2.
-    pub topics: Vec<(String, u8)>,
+    /// What is subscribed to, at least one.
+    pub topics: Vec<Subscription>,
 }
 
 /// Reads a manifest from its text; `file` names it in errors.

@@ -1,13 +1,14 @@
 //! A source: where messages come from (`fetch`), how they are read (`read`), which rows are kept (`merge`).
 
-use forebay_broker::topic::TopicPattern;
+use forebay_broker::packet::QoS;
 use forebay_storage::dataset::spec::{Format, Merge};
 
 use super::schema::{self, Column};
 use super::{Kind, MqttFetch, Result, Template, need, only, refuse, spelled};
-use crate::config::dataset;
 use crate::config::document::{ConfigError, Node, Section};
 use crate::config::read::word_of;
+use crate::config::source::{QOS, TOPIC_AGAIN, TOPICS_BOUND, TOPICS_MAX, filter};
+use crate::config::{Subscription, dataset};
 
 /// What `SetPollingSource` or `AddPushSource` says.
 pub(super) struct Source {
@@ -112,14 +113,26 @@ fn login(fetch: &mut Section, notes: &mut Vec<String>) -> Result<Option<(String,
     Ok(Some((username.to_owned(), template)))
 }
 
-fn topics(node: Node) -> Result<Vec<(String, u8)>> {
+fn topics(node: Node) -> Result<Vec<Subscription>> {
     let empty = node.error("names no topic: the dataset would never have a row");
-    let topics = node.list()?.into_iter().map(|topic| self::topic(topic.section()?)).collect::<Result<Vec<_>>>()?;
-    if topics.is_empty() { Err(empty) } else { Ok(topics) }
+    let many = node.error(TOPICS_BOUND);
+    let mut topics: Vec<Subscription> = Vec::new();
+    for node in node.list()? {
+        let again = node.error(TOPIC_AGAIN);
+        let topic = topic(node.section()?)?;
+        if topics.iter().any(|known| known.filter == topic.filter) {
+            return Err(again);
+        }
+        topics.push(topic);
+    }
+    match topics.len() {
+        0 => Err(empty),
+        1..=TOPICS_MAX => Ok(topics),
+        _ => Err(many),
+    }
 }
 
-fn topic(mut topic: Section) -> Result<(String, u8)> {
-    const LEVELS: [(&str, u8); 3] = [("AtMostOnce", 0), ("AtLeastOnce", 1), ("ExactlyOnce", 2)];
+fn topic(mut topic: Section) -> Result<Subscription> {
     let path = need(&mut topic, "path", "path: site/+/temp")?;
     if path.text()?.contains(['{', '}']) {
         return Err(path.error(
@@ -127,10 +140,10 @@ fn topic(mut topic: Section) -> Result<(String, u8)> {
              that follow #",
         ));
     }
-    let filter = path.parsed(TopicPattern::parse)?.filter();
-    let qos = topic.read("qos", 0, |node| word_of(node, &spelled(node.text()?), &LEVELS))?;
+    let filter = path.parsed(filter)?;
+    let qos = topic.read("qos", QoS::AtMostOnce, |node| word_of(node, &spelled(node.text()?), &QOS))?;
     topic.finish()?;
-    Ok((filter, qos))
+    Ok(Subscription { filter, qos })
 }
 
 fn read_step(mut read: Section, notes: &mut Vec<String>) -> Result<(Format, Vec<Column>)> {

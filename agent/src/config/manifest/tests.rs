@@ -1,5 +1,6 @@
 //! What a manifest may say, and how it is told that it may not.
 
+use forebay_broker::packet::QoS;
 use forebay_storage::dataset::row::RowBuilder;
 use forebay_storage::dataset::spec::Format;
 use forebay_storage::message::{Flags, Message};
@@ -76,7 +77,8 @@ fn kamus_own_example_runs_unchanged() {
 
     let fetch = manifest.mqtt.unwrap();
     assert_eq!((fetch.host.as_str(), fetch.port, &fetch.login), ("test.mosquitto.org", 1883, &None));
-    assert_eq!(fetch.topics, [("dev.kamu.example.mqtt.temp".to_owned(), 0)]);
+    let topic = Subscription { filter: "dev.kamu.example.mqtt.temp".to_owned(), qos: QoS::AtMostOnce };
+    assert_eq!(fetch.topics, [topic]);
     let spec = manifest.spec;
     assert_eq!((spec.name.as_str(), &spec.format), ("temp", &Format::Json));
     assert_eq!(fields(&spec), ["event_time: Timestamp(utc)", "value: Float32?"]);
@@ -253,6 +255,13 @@ fn a_fetch_that_is_not_by_mqtt_is_refused_by_name_and_line() {
         ("env.MQTT", "secrets.MQTT", "13:9: `[0].fetch.password`", "`${{ secrets.MQTT_PASSWORD`"),
         ("path: site/+/temp", "path: site/{d}/temp", "15:13: `[0].fetch.topics[0].path`", "braces"),
         ("path: site/+/temp", "path: site/#/temp", "15:13: `[0].fetch.topics[0].path`", "last level"),
+        ("path: site/+/temp", "path: $share/g", "15:13: `[0].fetch.topics[0].path`", "shared subscription"),
+        (
+            "          - path",
+            "          - path: site/+/temp\n          - path",
+            "16:13: `[0].fetch.topics[1]`",
+            "already",
+        ),
         ("qos: AtLeastOnce", "qos: AtLeastOne", "16:13: `[0].fetch.topics[0].qos`", "did you mean"),
         ("qos: AtLeastOnce", "retain: true", "16:13: `[0].fetch.topics[0].retain`", "unknown key"),
     ]);
