@@ -179,7 +179,7 @@ async fn respond<T: Serialize + Send + 'static>(
 }
 
 async fn reload(shared: &Shared) -> Result<String> {
-    let reloads = shared.reloads.get().context("this agent does not read its configuration again")?;
+    let reloads = shared.reloads.as_ref().context("this agent does not read its configuration again")?;
     let (asking, answer) = oneshot::channel();
     reloads.send(asking).await.ok().context("the agent is stopping")?;
     Ok(serde_json::to_string(&answer.await.context("the agent is stopping")?)?)

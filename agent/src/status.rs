@@ -51,13 +51,16 @@ pub struct Running {
     pub retention: Arc<Retention>,
 }
 
+/// Asks for the configuration to be read again; who asks hears what came of it.
+pub type Reloads = mpsc::Sender<oneshot::Sender<ReloadReport>>;
+
 /// The parts of a running agent that answer questions.
 #[derive(Debug)]
 pub struct Shared {
     /// What a reload replaces.
     pub running: RwLock<Arc<Running>>,
-    /// Who reads the configuration again when asked to, and says what came of it; none: nobody does.
-    pub reloads: OnceLock<mpsc::Sender<oneshot::Sender<ReloadReport>>>,
+    /// Who reads the configuration again when asked to; none: nobody does.
+    pub reloads: Option<Reloads>,
     /// How the last reload went; none: there was none.
     pub reloaded: Mutex<Option<ReloadReport>>,
     /// The spool.

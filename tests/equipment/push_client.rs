@@ -48,7 +48,7 @@ impl Chain {
 impl PushClient {
     pub(crate) fn connect(node: &StubNode, path: &str) -> Self {
         let stream = TcpStream::connect(node.addr()).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut request = format!("ws://{}{path}", node.addr()).into_client_request().unwrap();
         let headers = request.headers_mut();
         headers.insert("authorization", format!("Bearer {}", node.token()).parse().unwrap());

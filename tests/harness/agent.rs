@@ -72,7 +72,7 @@ impl AgentConfig {
     }
 
     /// Writes the configuration file as an editor does, in place, and answers its path. Every start and every command does
-    /// so; a running agent takes notice.
+    /// so; a running agent takes notice of a text that is another.
     pub fn write(&self) -> Result<PathBuf> {
         fs::create_dir_all(&self.dir).with_context(|| format!("create {}", self.dir.display()))?;
         let path = self.dir.join("forebay.toml");
@@ -82,7 +82,9 @@ impl AgentConfig {
             self.data_dir().display(),
             self.toml
         );
-        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        if !fs::read_to_string(&path).is_ok_and(|there| there == text) {
+            fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        }
         Ok(path)
     }
 }
@@ -163,10 +165,43 @@ impl Agent {
         kill_process(pid, signal).context("signal the agent")
     }
 
+    /// SIGSTOP; waits until every thread has stopped.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        let tasks = format!("/proc/{}/task", self.pid());
+        let has_stopped = |stat: &str| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T"));
+        let deadline = now() + DRAIN_MAX;
+        loop {
+            let threads = fs::read_dir(&tasks).with_context(|| format!("list {tasks}"))?;
+            let mut stats = threads.map(|thread| fs::read_to_string(thread?.path().join("stat")));
+            if stats.all(|stat| stat.is_ok_and(|stat| has_stopped(&stat))) {
+                return Ok(());
+            }
+            ensure!(now() < deadline, "the agent has not stopped after {DRAIN_MAX:?}");
+            thread::sleep(POLL_EVERY);
+        }
+    }
+
+    /// Changes files of a running agent, which sees the whole change at once.
+    pub fn change<T>(&self, change: impl FnOnce() -> T) -> Result<T> {
+        self.freeze()?;
+        let changed = change();
+        self.signal(Signal::CONT)?;
+        Ok(changed)
+    }
+
     /// SIGHUP; waits until the configuration has been read again, and answers how that went.
     pub fn reload(&self) -> Result<Value> {
+        self.reload_with(|| ())
+    }
+
+    /// The same with files that are changed before: the agent does not take notice of them by itself meanwhile.
+    pub fn reload_with<T>(&self, change: impl FnOnce() -> T) -> Result<Value> {
         let before = self.status()?["reload"].clone();
-        self.signal(Signal::HUP)?;
+        self.change(|| {
+            change();
+            self.signal(Signal::HUP)
+        })??;
         self.reloaded_since(&before)
     }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use crate::server::free_port;
 use crate::tls::TlsFiles;
 
 /// How long an answer may take; reaching it means that the stub hangs.
@@ -118,7 +119,8 @@ impl StubNode {
     /// Starts `program` on a free port and waits until it listens.
     pub fn start_program(program: &Path, config: &NodeConfig) -> Result<Self> {
         fs::create_dir_all(&config.dir).with_context(|| format!("make {}", config.dir.display()))?;
-        let (child, addr) = spawn(program, config, 0)?;
+        // Outside of the ports that the kernel gives away, so that it is free after a kill, too.
+        let (child, addr) = spawn(program, config, free_port()?)?;
         Ok(Self { program: program.to_owned(), config: config.clone(), child, addr })
     }
 

@@ -20,7 +20,9 @@ impl Rumqttd {
     pub fn start(program: &Path) -> Result<Self> {
         let (port, port_v5) = (free_port()?, free_port()?);
         let args = ["--port", &port.to_string(), "--port-v5", &port_v5.to_string()];
-        Ok(Self { server: Server::start(program, args, port)?, port_v5 })
+        let mut server = Server::start(program, args, port)?;
+        server.wait_for(port_v5)?;
+        Ok(Self { server, port_v5 })
     }
 
     /// Where MQTT 3.1.1 is spoken; rumqttd wants a port for each protocol.

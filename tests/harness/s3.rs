@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::server::free_port;
+
 /// The bucket that every server has.
 pub const BUCKET: &str = "forebay-test";
 /// Who may use it.
@@ -41,7 +43,7 @@ impl S3Server {
 
     fn start_as(program: &Path, dir: &Path, conditional: bool) -> Result<Self> {
         fs::create_dir_all(dir.join(BUCKET)).with_context(|| format!("create a bucket in {}", dir.display()))?;
-        let addr = SocketAddr::from(([127, 0, 0, 1], 0));
+        let addr = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let mut server = Self { program: program.to_owned(), dir: dir.to_owned(), conditional, addr, child: None };
         server.restart()?;
         Ok(server)
@@ -72,7 +74,7 @@ impl S3Server {
         BufReader::new(stdout).read_line(&mut line).context("read where the S3 server listens")?;
         let addr = line.trim().strip_prefix("listening ").context("the S3 server ended before it listened")?;
         let addr = addr.parse().with_context(|| format!("understand the address {addr}"))?;
-        ensure!(self.addr.port() == 0 || self.addr == addr, "the S3 server came back on {addr}");
+        ensure!(self.addr == addr, "the S3 server came back on {addr}");
         self.addr = addr;
         Ok(())
     }

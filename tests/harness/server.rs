@@ -82,16 +82,22 @@ impl Server {
     /// Starts it on the same port. A server that still runs is killed first.
     pub fn restart(&mut self) -> Result<()> {
         self.kill()?;
-        let name = self.program.display().to_string();
         let mut command = Command::new(&self.program);
         command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = self.child.insert(command.spawn().with_context(|| format!("start {name}"))?);
+        self.child = Some(command.spawn().with_context(|| format!("start {}", self.program.display()))?);
+        self.wait_for(self.addr.port())
+    }
+
+    /// Waits until it accepts connections on `port`, too.
+    pub fn wait_for(&mut self, port: u16) -> Result<()> {
+        let name = self.program.display();
+        let child = self.child.as_mut().with_context(|| format!("{name} is down"))?;
         let deadline = now() + START_MAX;
-        while TcpStream::connect(self.addr).is_err() {
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
             if let Some(status) = child.try_wait()? {
-                bail!("{name} ended with {status} before it listened on {}", self.addr);
+                bail!("{name} ended with {status} before it listened on {port}");
             }
-            ensure!(now() < deadline, "{name} does not listen on {}", self.addr);
+            ensure!(now() < deadline, "{name} does not listen on {port}");
             thread::sleep(POLL_EVERY);
         }
         Ok(())

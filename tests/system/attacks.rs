@@ -44,7 +44,7 @@ fn half_open_tls_handshakes() {
 
 #[test]
 fn slowloris_connect() {
-    attack("slowloris CONNECT", "connect_timeout = \"500ms\"", "connect_timeouts", |target| {
+    attack("slowloris CONNECT", "connect_timeout = \"2s\"", "connect_timeouts", |target| {
         let mut connect = Vec::new();
         packets::connect(Version::V4, &Connect::clean(&"x".repeat(200)), &mut connect);
         hold(target.plain, 500, &connect[..10], &connect[10..11], target);

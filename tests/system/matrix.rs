@@ -51,7 +51,6 @@ use forebay_tests::mosquitto::{Mosquitto, MosquittoConfig};
 use forebay_tests::packets::{self, Connect, Publish, Reply, Version};
 use forebay_tests::proxy::{Direction, Proxy};
 use forebay_tests::rumqttd::Rumqttd;
-use rustix::process::Signal;
 
 use crate::sources::{mosquitto, now, source, wait_for, wait_for_rows, wait_until_subscribed};
 use crate::{RUMQTTD_PROGRAM, finish, from_env, sealing_soon, start};
@@ -59,8 +58,8 @@ use crate::{RUMQTTD_PROGRAM, finish, from_env, sealing_soon, start};
 /// Of each cell.
 const MESSAGES: u32 = 10;
 const HALVES: [std::ops::Range<u32>; 2] = [0..MESSAGES / 2, MESSAGES / 2..MESSAGES];
-/// How long a source must be silent.
-const SILENCE: Duration = Duration::from_millis(500);
+/// How long it must be silent.
+const SILENCE: Duration = Duration::from_secs(2);
 
 const BEGIN: &str = "<!-- matrix -->\n";
 const END: &str = "<!-- /matrix -->";
@@ -205,7 +204,7 @@ fn count(rows: &Rows) -> BTreeMap<Cell, Count> {
 
 /// Kills an agent that does nothing while `meanwhile` is done.
 fn freeze_and_kill(agent: Agent, meanwhile: impl FnOnce()) {
-    agent.signal(Signal::STOP).unwrap();
+    agent.freeze().unwrap();
     meanwhile();
     agent.kill().unwrap();
 }
@@ -273,6 +272,8 @@ impl Foreign {
         let agent = match event {
             Event::AgentAway => {
                 agent.stop().unwrap();
+                // Until the broker knows.
+                thread::sleep(SILENCE);
                 self.publish(0);
                 self.publish(1);
                 start(&self.config)
@@ -288,7 +289,8 @@ impl Foreign {
             Event::BrokerKilled => {
                 self.broker.restart();
                 wait_for(&agent, "the connection after the restart", |status| {
-                    status["sources"][0]["subscribed"] == true && status["sources"][0]["connections"] == 2
+                    status["sources"][0]["subscribed"] == true
+                        && status["sources"][0]["connections"].as_u64() >= Some(2)
                 });
                 self.break_link(&agent);
                 self.publish(0);
@@ -302,7 +304,11 @@ impl Foreign {
                 self.publish(0);
                 let first = half(0).len();
                 wait_for_rows(&agent, &self.config, "messages", "payload", |rows| rows.len() == first);
-                freeze_and_kill(agent, || self.publish(1));
+                freeze_and_kill(agent, || {
+                    self.publish(1);
+                    // What the broker sends meanwhile is on its way.
+                    wait_until_unchanged(|| self.link.bytes_down());
+                });
                 self.link.cut();
                 self.link.hold(None);
                 start(&self.config)
@@ -330,16 +336,15 @@ impl Foreign {
             ends.iter().zip(0..).map(|(end, qos)| Message::new(&format!("matrix/{qos}/end"), end.as_str(), qos));
         feed::publish(self.broker.addr(), messages).unwrap();
         wait_for_rows(agent, &self.config, "messages", "payload", |rows| ends.iter().all(|end| rows.contains(end)));
-        wait_for_silence(agent);
+        wait_until_unchanged(|| agent.status().unwrap()["sources"][0]["messages"].as_u64());
     }
 }
 
-fn wait_for_silence(agent: &Agent) {
-    let messages = || agent.status().unwrap()["sources"][0]["messages"].as_u64();
-    let (mut last, mut since) = (messages(), now());
+fn wait_until_unchanged<T: PartialEq>(look: impl Fn() -> T) {
+    let (mut last, mut since) = (look(), now());
     while since.elapsed() < SILENCE {
         thread::sleep(Duration::from_millis(20));
-        let more = messages();
+        let more = look();
         if more != last {
             (last, since) = (more, now());
         }

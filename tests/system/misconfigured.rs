@@ -38,7 +38,7 @@ fn heals(config: &AgentConfig) {
 }
 
 fn with_upstream(dir: &Path, url: &str, keys: &str) -> AgentConfig {
-    temp(dir).with(&format!("[upstream]\nurl = '{url}'\ntimeout = \"2s\"\n{keys}"))
+    temp(dir).with(&format!("[upstream]\nurl = '{url}'\ntimeout = \"20s\"\n{keys}"))
 }
 
 #[test]

@@ -70,6 +70,8 @@ fn outages(upstream: impl FnOnce(&Path) -> Upstream) {
             assert!(now() < deadline, "nothing is delivered\n{}", agent.log().tail());
             until_all_is_delivered(&agent, "the beginning");
         }
+        // So that the agent remembers it, too.
+        until_all_is_delivered(&agent, "the beginning");
     }
 
     for number in 1..=count {

@@ -77,7 +77,7 @@ fn a_configured_source_is_pulled_from_and_a_running_agent_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let broker = MosquittoConfig::in_dir(&dir.path().join("broker")).start(&program).unwrap();
     let config = AgentConfig::in_dir(dir.path()).with(&source(&broker.url(), ""));
-    assert!(forebay(&config, &["pull", "--silence", "200ms"]).0);
+    assert!(forebay(&config, &["pull", "--silence", "2s"]).0);
     feed::publish(broker.addr(), (0..500).map(|number| Message::new("a/b", number.to_string(), 1))).unwrap();
 
     let (is_ok, report) = pull(&config, &[]);
@@ -119,7 +119,7 @@ fn a_broker_that_is_not_there_fails_in_one_line_and_the_other_one_is_drained() {
         .with(&source(&broker.url(), ""))
         .with("[[source]]\nname = \"away\"\nurl = \"mqtt://127.0.0.1:1\"");
 
-    let (is_ok, report) = pull(&config, &["--connect", "1s"]);
+    let (is_ok, report) = pull(&config, &["--connect", "10s"]);
 
     assert!(!is_ok, "{report:#}");
     let problems = report["problems"].as_array().unwrap();
@@ -173,7 +173,7 @@ impl Scene {
 }
 
 fn pull(config: &AgentConfig, args: &[&str]) -> (bool, Value) {
-    let args: Vec<&str> = ["pull", "--silence", "300ms", "--output", "json"].iter().chain(args).copied().collect();
+    let args: Vec<&str> = ["pull", "--silence", "2s", "--output", "json"].iter().chain(args).copied().collect();
     let output = forebay_tests::agent::command(Path::new(crate::PROGRAM), config, &args).unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let report = serde_json::from_str(&text)

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use rumqttc::v5;
-use rumqttc::{Client, Event, MqttOptions, Outgoing, Packet, QoS};
+use rumqttc::{Client, Event, MqttOptions, NetworkOptions, Outgoing, Packet, QoS};
 
 use crate::{finish, sealing_soon, start};
 
@@ -32,6 +32,9 @@ fn every_message_of_rumqttc_is_a_row() {
 fn publish_311(addr: SocketAddr, qos: QoS) -> Vec<String> {
     let options = MqttOptions::new(format!("rumqttc-v4-{}", qos as u8), addr.ip().to_string(), addr.port());
     let (client, mut connection) = Client::new(options, 2 * MESSAGES);
+    let mut network = NetworkOptions::new();
+    network.set_connection_timeout(60);
+    connection.eventloop.set_network_options(network);
     let payloads: Vec<String> = (0..MESSAGES).map(|number| format!("3.1.1 {} {number}", qos as u8)).collect();
     for payload in &payloads {
         client.publish("rumqttc/a", qos, false, payload.as_bytes()).unwrap();
@@ -55,7 +58,8 @@ fn publish_311(addr: SocketAddr, qos: QoS) -> Vec<String> {
 
 fn publish_5(addr: SocketAddr, qos: QoS) -> Vec<String> {
     let level = [v5::mqttbytes::QoS::AtMostOnce, v5::mqttbytes::QoS::AtLeastOnce, v5::mqttbytes::QoS::ExactlyOnce];
-    let options = v5::MqttOptions::new(format!("rumqttc-v5-{}", qos as u8), addr.ip().to_string(), addr.port());
+    let mut options = v5::MqttOptions::new(format!("rumqttc-v5-{}", qos as u8), addr.ip().to_string(), addr.port());
+    options.set_connection_timeout(60);
     let (client, mut connection) = v5::Client::new(options, 2 * MESSAGES);
     let payloads: Vec<String> = (0..MESSAGES).map(|number| format!("5.0 {} {number}", qos as u8)).collect();
     for payload in &payloads {

@@ -239,7 +239,12 @@ fn client(server: &S3Server) -> AmazonS3Builder {
         .with_access_key_id(s3::ACCESS_KEY)
         .with_secret_access_key(s3::SECRET_KEY)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
-        .with_client_options(ClientOptions::new().with_allow_http(true).with_timeout(Duration::from_secs(60)))
+        .with_client_options(
+            ClientOptions::new()
+                .with_allow_http(true)
+                .with_pool_max_idle_per_host(0)
+                .with_timeout(Duration::from_secs(60)),
+        )
         .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
 }
 

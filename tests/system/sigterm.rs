@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::mpsc;
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 
 use forebay_tests::device::Device;
@@ -17,10 +17,12 @@ fn sigterm_under_load_keeps_what_was_acknowledged_and_exits_with_0() {
     let agent = start(&config);
     let (acknowledged, progress) = mpsc::channel();
     let addr = agent.mqtt_addr();
+    let connected = Arc::new(Barrier::new(8));
     let devices: Vec<_> = (0..8)
         .map(|index| {
             let acknowledged = acknowledged.clone();
-            thread::spawn(move || publish_until_closed(addr, index, &acknowledged))
+            let connected = Arc::clone(&connected);
+            thread::spawn(move || publish_until_closed(addr, index, &connected, &acknowledged))
         })
         .collect();
     drop(acknowledged);
@@ -57,9 +59,15 @@ fn a_5_0_client_that_idles_is_told_that_the_server_shuts_down() {
 }
 
 /// What was acknowledged, and the packet that was no acknowledgement, if there was one.
-fn publish_until_closed(addr: SocketAddr, index: u32, acknowledged: &mpsc::Sender<()>) -> (Vec<String>, Option<Reply>) {
+fn publish_until_closed(
+    addr: SocketAddr,
+    index: u32,
+    connected: &Barrier,
+    acknowledged: &mpsc::Sender<()>,
+) -> (Vec<String>, Option<Reply>) {
     let version = if index.is_multiple_of(2) { Version::V4 } else { Version::V5 };
     let mut device = Device::connect(addr, version, &Connect::clean(&format!("device-{index}"))).unwrap();
+    connected.wait();
     let mut payloads = Vec::new();
     for number in 1..=u16::MAX {
         let payload = format!("{index} {number}");

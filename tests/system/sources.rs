@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::sealing_soon;
 
 /// How long a story waits for anything: longer than the agent waits between two attempts.
-const WAIT_MAX: Duration = Duration::from_secs(120);
+const WAIT_MAX: Duration = Duration::from_secs(600);
 const POLL_EVERY: Duration = Duration::from_millis(10);
 
 /// mosquitto's program, or a line that says what is left out.

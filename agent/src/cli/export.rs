@@ -59,7 +59,7 @@ pub(super) fn run(args: &Args, mut loaded: Loaded, level: Option<&str>) -> Resul
 
 /// In an agent of this process, which seals what waits.
 async fn export(loaded: Loaded, dir: &Path, which: Which) -> Result<Exported> {
-    let agent = Agent::start(loaded.config).await?;
+    let agent = Agent::start(loaded.config, None).await?;
     let shared = Arc::clone(agent.shared());
     let dir = dir.to_owned();
     let exporting = move || bundle::export_from(&shared, &dir, &which);

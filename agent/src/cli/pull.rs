@@ -91,7 +91,7 @@ fn take_manifests(config: &mut Config, manifests: &[PathBuf]) -> Result<Vec<Stri
 async fn pull(config: Config, limits: Limits) -> Result<PullReport> {
     let mut signals = run::Signals::listen()?;
     let mut line = Line::new();
-    let mut agent = Agent::start(config).await?;
+    let mut agent = Agent::start(config, None).await?;
     let ended = tokio::select! {
         pulled = pull::run(&mut agent, limits, |shared| line.show(shared)) => Ok(pulled?),
         name = signals.next() => Err(anyhow::anyhow!("{name}: interrupted; what was acknowledged is on disk")),

@@ -47,8 +47,7 @@ async fn until_signal(loaded: Loaded, load: impl Fn(Option<&Path>) -> Result<Loa
         configuration = file,
         "Starting."
     );
-    let mut agent = Agent::start(loaded.config).await?;
-    let _ = agent.shared().reloads.set(reloads);
+    let mut agent = Agent::start(loaded.config, Some(reloads)).await?;
     match Manager::from_env() {
         Ok(Some(manager)) => agent.report_to(manager),
         Ok(None) => {}

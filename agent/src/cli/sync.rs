@@ -87,7 +87,7 @@ pub(super) fn run(
 fn deliver(loaded: Loaded, bar: &mut Bar) -> Result<SyncReport> {
     run::runtime()?.block_on(async {
         let mut signals = run::Signals::listen()?;
-        let mut agent = Agent::start(loaded.config).await?;
+        let mut agent = Agent::start(loaded.config, None).await?;
         let shared = Arc::clone(agent.shared());
         let delivered = tokio::select! {
             report = Sync::run(&shared, |report| bar.show(report)) => report,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use rumqttc::{Outgoing, QoS, v5};
+use rumqttc::{NetworkOptions, Outgoing, QoS, v5};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -15,6 +15,8 @@ use crate::clock;
 
 /// How long a device waits for what it has not been told yet, once it has stopped publishing.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
+/// How long a connection may take to be accepted, seconds: a session is on disk first, and the disk may be slow.
+const CONNECT_SECS: u64 = 60;
 /// Capacity of the client's queue.
 const QUEUE: usize = 64;
 
@@ -157,6 +159,9 @@ impl Device {
         let mut options = MqttOptions::new(&self.plan.client_id, self.address.ip().to_string(), self.address.port());
         options.set_clean_session(false);
         let (client, mut events) = AsyncClient::new(options, QUEUE);
+        let mut options = NetworkOptions::new();
+        options.set_connection_timeout(CONNECT_SECS);
+        events.set_network_options(options);
         let qos = match self.plan.qos {
             0 => QoS::AtMostOnce,
             1 => QoS::AtLeastOnce,
@@ -189,6 +194,7 @@ impl Device {
             v5::MqttOptions::new(&self.plan.client_id, self.address.ip().to_string(), self.address.port());
         options.set_clean_start(false);
         options.set_session_expiry_interval(Some(3_600));
+        options.set_connection_timeout(CONNECT_SECS);
         let (client, mut events) = v5::AsyncClient::new(options, QUEUE);
         let qos = match self.plan.qos {
             0 => QoS::AtMostOnce,

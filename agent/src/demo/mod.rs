@@ -45,7 +45,7 @@ const CONFIG_TITLE: &str = "# Written by `forebay demo`, which deletes this dire
 pub(crate) async fn run(dir: &Path, colour: bool) -> Result<bool> {
     let stage = Stage::set(dir)?;
     let config = Config::parse(&stage.config, &stage.dir.join(CONFIG_FILE))?;
-    let agent = Agent::start(config.clone()).await?;
+    let agent = Agent::start(config.clone(), None).await?;
     let address = agent.addresses().first().copied().context("the agent does not listen")?;
     say(&format!("agent listens on {address}, keeps its data in {}", stage.dir.display()))?;
     let played = play(&stage, &agent, address, colour).await;

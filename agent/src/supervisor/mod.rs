@@ -44,7 +44,7 @@ use crate::sealing::Sealing;
 use crate::service::probe::Probe;
 use crate::service::socket;
 use crate::source::{self, report::Progress as SourceProgress};
-use crate::status::{Rates, Running, Shared};
+use crate::status::{Rates, Reloads, Running, Shared};
 use crate::store::{Store, sources_dir};
 use crate::sync::SEAL_ALL_MAX;
 
@@ -84,8 +84,9 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts every part. When this returns, devices can connect.
-    pub async fn start(config: Config) -> Result<Self> {
+    /// Starts every part. When this returns, devices can connect. `reloads`: who reads the configuration again when asked to;
+    /// none: nobody does.
+    pub async fn start(config: Config, reloads: Option<Reloads>) -> Result<Self> {
         let (failing, failed) = mpsc::channel(4);
         let opening = tokio::task::spawn_blocking(move || open(config, failing));
         let (store, tools, sealer, running) = opening.await??;
@@ -120,7 +121,7 @@ impl Agent {
         let failing = failing.clone();
         let shared = Arc::new(Shared {
             running: RwLock::new(Arc::new(running)),
-            reloads: OnceLock::new(),
+            reloads,
             reloaded: Mutex::default(),
             sources,
             spool: store.spool.clone(),

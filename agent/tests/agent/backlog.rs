@@ -32,7 +32,7 @@ async fn slices_that_an_unplugged_upstream_lacks_fill_the_spool_until_it_is_back
     let mount = disk.path().join("mount");
     let url = mount.join("forebay");
     let gateway = Gateway::new(&format!("{FRAMES}[upstream]\nurl = 'file://{}'\n", url.display()));
-    let agent = Agent::start(config(&gateway)).await.unwrap();
+    let agent = Agent::start(config(&gateway), None).await.unwrap();
     let mut acknowledged = Frames::new();
 
     // Two slices of a mebibyte, and then messages as long as there is room.
@@ -56,7 +56,7 @@ async fn slices_that_an_unplugged_upstream_lacks_fill_the_spool_until_it_is_back
     assert_eq!(acknowledged.len(), at_full);
 
     // A restart finds the same in the chain.
-    let agent = Agent::start(config(&gateway)).await.unwrap();
+    let agent = Agent::start(config(&gateway), None).await.unwrap();
     let restarted = status(&agent).await;
     assert_eq!(restarted.upstreams[0].undelivered_bytes, sealed.upstreams[0].undelivered_bytes);
     assert!(!publish_frames(agent.addresses()[0], 15, WINDOW, &mut acknowledged).await, "still full after a restart");

@@ -135,7 +135,7 @@ async fn a_data_directory_belongs_to_one_agent() {
     let gateway = Gateway::new(TEMPERATURE);
     let agent = gateway.start().await;
 
-    let second = Agent::start(gateway.config()).await.map(|_| ()).unwrap_err().to_string();
+    let second = Agent::start(gateway.config(), None).await.map(|_| ()).unwrap_err().to_string();
     agent.stop().await.unwrap();
 
     assert!(second.contains("is in use by another forebay process"), "{second}");
@@ -148,7 +148,7 @@ async fn a_schema_that_does_not_continue_the_dataset_is_bad_configuration() {
     let changed = gateway.toml().replace("temp = \"Float32\"", "temp = \"String\"");
     let config = forebay_agent::config::Config::parse(&changed, "forebay.toml".as_ref()).unwrap();
 
-    let error = Agent::start(config).await.map(|_| ()).unwrap_err();
+    let error = Agent::start(config, None).await.map(|_| ()).unwrap_err();
 
     assert!(error.is::<forebay_agent::config::ConfigError>(), "{error:?}");
     assert!(error.to_string().contains("temperature"), "{error}");
@@ -162,7 +162,7 @@ async fn a_dead_letter_is_replayed_once_its_topic_has_a_dataset() {
     agent.stop().await.unwrap();
     let changed = before.toml() + "[[dataset]]\nname = \"log\"\ntopics = [\"log/#\"]\nformat = \"text\"\n";
     let config = forebay_agent::config::Config::parse(&changed, "forebay.toml".as_ref()).unwrap();
-    let agent = Agent::start(config.clone()).await.unwrap();
+    let agent = Agent::start(config.clone(), None).await.unwrap();
 
     let (done, left) = tokio::task::spawn_blocking(move || {
         let ask = |request| client::ask(&config, &request).unwrap().unwrap();

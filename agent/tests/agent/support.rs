@@ -68,7 +68,7 @@ impl Gateway {
     }
 
     pub(crate) async fn start(&self) -> Agent {
-        Agent::start(self.config()).await.unwrap()
+        Agent::start(self.config(), None).await.unwrap()
     }
 }
 

@@ -253,12 +253,13 @@ impl Runner {
             Some(bytes) => delivery.backlog.handle_delivered(delivery.number, &lane.name, bytes),
             None => delivery.backlog.handle_delivered_more(delivery.number, &lane.name, more),
         }
-        delivery.progress.lock().delivered.insert(lane.name.clone(), position.max(before).0);
         if position > before
             && let Err(problem) = delivery.retention.run()
         {
             warn!(problem = format!("{problem:#}"), "Delivered slices could not be released.");
         }
+        // Last: whoever waits for it, as `sync` does, finds released what may be.
+        delivery.progress.lock().delivered.insert(lane.name.clone(), position.max(before).0);
         Ok(())
     }
 
