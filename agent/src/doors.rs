@@ -93,14 +93,20 @@ impl Doors {
     /// Reads the files again, for the listeners that are open.
     ///
     /// # Errors
-    /// A file cannot be used, or holds a certificate that is not valid now: what was before stays.
+    /// A file cannot be used, or holds another certificate that is not valid now: what was before stays.
     pub fn read_again(&self, auth: &Auth) -> Result<Keys, FileError> {
         let listeners: Vec<Listener> = self.doors.iter().map(|door| door.listener.clone()).collect();
         let keys = Keys::read(&listeners, auth)?;
-        match listeners.iter().zip(&keys.tls).find_map(|(listener, tls)| expiry(listener, tls.as_ref())) {
-            Some(expired) => Err(expired),
-            None => Ok(keys),
+        for (door, tls) in self.doors.iter().zip(&keys.tls) {
+            let Some(problem) = expiry(&door.listener, tls.as_ref()) else { continue };
+            let validity = |tls: &Option<ServerTls>| tls.as_ref().map(ServerTls::validity);
+            if validity(tls) != validity(&door.tls) {
+                return Err(problem);
+            }
+            // It is shown already. To refuse the rest would keep a device in whose password was removed.
+            warn!(listener = %door.listener.bind, %problem, "Clients will not trust this listener.");
         }
+        Ok(keys)
     }
 
     /// Puts in place what was read: it counts for new connections, and those whose password or certificate is not

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use forebay_broker::inbound::{Inbound, InboundPublish, Outcome, Refusal, Ticket};
+use forebay_broker::packet::QoS;
 use forebay_storage::dead_letter::NO_DATASET;
 use forebay_storage::message::{Flags, Message, Publisher};
 use forebay_storage::position::DatasetId;
@@ -220,7 +221,10 @@ impl Ingest {
             }
         };
         tracing::debug!(client_id = &*publish.client_id, topic = publish.topic.as_str(), reason, "Not taken.");
-        if !is_from_source && (publish.can_be_told || on_refused == OnRefused::Disconnect) {
+        // Nobody waits for an answer to QoS 0 and to a Will Message: refused, they would be gone without a word.
+        let is_waited_for = publish.qos != QoS::AtMostOnce && !publish.will;
+        let hears_of_it = publish.can_be_told || (is_waited_for && on_refused == OnRefused::Disconnect);
+        if !is_from_source && hears_of_it {
             refused.fetch_add(1, Ordering::Relaxed);
             publish.ticket.resolve(Outcome::Refused(refusal));
             return None;
@@ -255,7 +259,7 @@ impl Ingest {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use forebay_broker::packet::{QoS, Topic};
+    use forebay_broker::packet::Topic;
     use forebay_storage::message::source_client_id;
     use std::path::Path;
     use std::time::SystemTime;
@@ -325,6 +329,18 @@ mod tests {
 
         assert!(request.is_none());
         assert_eq!(outcomes.try_recv().unwrap(), (1, Outcome::Refused(Refusal::NoDataset)));
+    }
+
+    #[test]
+    fn what_nobody_waits_for_an_answer_to_is_kept_whatever_the_configuration_says() {
+        for (qos, will) in [(QoS::AtMostOnce, false), (QoS::AtLeastOnce, true)] {
+            let (publish, _) = publish("other", false);
+
+            let request =
+                ingest(OnRefused::Disconnect).request(Inbound::Publish(InboundPublish { qos, will, ..publish }));
+
+            assert!(matches!(request, Some(Request::DeadLetter { .. })), "{request:?}");
+        }
     }
 
     #[test]

@@ -170,6 +170,44 @@ fn passwords_that_change_cut_off_those_they_concern_and_nobody_else() {
 }
 
 #[test]
+fn a_certificate_that_expired_long_ago_does_not_keep_in_whose_password_was_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let expired = TlsFiles::make_expired(&dir.path().join("tls")).unwrap();
+    let passwords = dir.path().join("passwd");
+    fs::write(&passwords, file_of(&[("ann", "a")])).unwrap();
+    let config = sealing_soon(dir.path())
+        .with(&format!("[auth]\npassword_file = '{}'", passwords.display()))
+        .with(&format!("[[listener]]\nbind = \"127.0.0.1:0\"\n{}", tls_of(&expired, "")));
+    let agent = start(&config);
+    let mut ann = logged_in(&agent, "ann", "a").unwrap();
+
+    let report = agent.reload_with(|| fs::write(&passwords, file_of(&[("bob", "b")])).unwrap()).unwrap();
+
+    assert_eq!(report["problem"], Value::Null, "{report}");
+    ann.expect(&Reply::Disconnect { code: 0x87 }).unwrap();
+    agent.stop().unwrap();
+}
+
+#[test]
+fn a_file_that_is_in_use_until_a_restart_is_looked_at_until_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let passwords = dir.path().join("passwd");
+    fs::write(&passwords, file_of(&[("ann", "a")])).unwrap();
+    let config = sealing_soon(dir.path()).with(&format!("[auth]\npassword_file = '{}'", passwords.display()));
+    let agent = start(&config);
+    let mut ann = logged_in(&agent, "ann", "a").unwrap();
+    let others = sealing_soon(dir.path()).with("[[listener]]\nbind = \"127.0.0.1:0\"");
+    let edited = agent.reload_with(|| others.write().unwrap()).unwrap();
+    assert_eq!(edited["needs_restart"], serde_json::json!(["listener", "auth"]), "{edited}");
+
+    fs::write(&passwords, file_of(&[("bob", "b")])).unwrap();
+
+    assert_eq!(agent.reloaded_since(&edited).unwrap()["problem"], Value::Null);
+    ann.expect(&Reply::Disconnect { code: 0x87 }).unwrap();
+    agent.stop().unwrap();
+}
+
+#[test]
 fn a_3_1_1_device_that_publishes_where_it_may_not_has_its_message_kept_apart() {
     let dir = tempfile::tempdir().unwrap();
     let acl = dir.path().join("acl");

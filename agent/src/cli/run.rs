@@ -11,6 +11,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tracing::{info, warn};
 
 use crate::config::{Config, ConfigError, Loaded, Origin};
+use crate::doors;
 use crate::reload::ReloadReport;
 use crate::service::socket::Manager;
 use crate::supervisor::Agent;
@@ -79,6 +80,7 @@ async fn serve(
             error = agent.failed() => return Err(error),
             asking = changes.next() => {
                 let report = agent.reload(|| changes.load(&load)).await?;
+                changes.watch_also(doors::files(&agent.shared().running().config));
                 if let Some(asking) = asking {
                     let _ = asking.send(report); // whoever asked may have gone
                 }
@@ -150,6 +152,11 @@ impl Changes {
         let loaded = read?;
         self.file = loaded.file;
         Ok(loaded.config)
+    }
+
+    /// Files in use that the file does not name any more: what needs a restart is as it was.
+    fn watch_also(&mut self, files: Vec<PathBuf>) {
+        self.watch.set_files(look(self.watch.files().into_iter().chain(files).collect()));
     }
 
     /// An empty file is a configuration, but under a running agent it is what a full disk has left of one.

@@ -102,7 +102,8 @@ pub enum OnRefused {
     /// Acknowledge it and keep it as a dead letter.
     #[default]
     DeadLetter,
-    /// Close the connection without an acknowledgement.
+    /// Close the connection without an acknowledgement. QoS 0 and Will Messages, which nobody would send again, are kept as
+    /// dead letters all the same.
     Disconnect,
 }
 
