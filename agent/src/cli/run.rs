@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -20,6 +21,10 @@ use crate::watch::{self, Watch, look};
 
 /// Reloads that are asked for at once. Beyond: whoever asks waits.
 const RELOADS_MAX: usize = 4;
+
+/// How often a service manager is asked for more time to start in, and for how much.
+const ASK_EVERY: Duration = Duration::from_secs(10);
+const MORE_TIME: Duration = Duration::from_secs(120);
 
 /// Runs the command. `load` reads a configuration file, or looks for one.
 pub(super) fn run(loaded: Loaded, load: impl Fn(Option<&Path>) -> Result<Loaded, ConfigError>) -> Result<ExitCode> {
@@ -48,17 +53,34 @@ async fn until_signal(loaded: Loaded, load: impl Fn(Option<&Path>) -> Result<Loa
         configuration = file,
         "Starting."
     );
-    let mut agent = Agent::start(loaded.config, Some(reloads)).await?;
-    match Manager::from_env() {
-        Ok(Some(manager)) => agent.report_to(manager),
-        Ok(None) => {}
-        Err(problem) => warn!(problem = format!("{problem:#}"), "The service manager is told nothing."),
+    let manager = Manager::from_env().unwrap_or_else(|problem| {
+        warn!(problem = format!("{problem:#}"), "The service manager is told nothing.");
+        None
+    });
+    let mut agent = patiently(Agent::start(loaded.config, Some(reloads)), manager.as_ref()).await?;
+    if let Some(manager) = manager {
+        agent.report_to(manager);
     }
     let ended = serve(&mut agent, &mut signals, &mut changes, load).await;
     agent.report_stopping(ended.as_ref().err());
     ended?;
     agent.stop().await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the service manager for more time as long as something goes on: what is on disk is read before the first device is
+/// let in, and nothing bounds how much that is.
+async fn patiently<T>(starting: impl Future<Output = T>, manager: Option<&Manager>) -> T {
+    tokio::pin!(starting);
+    loop {
+        match tokio::time::timeout(ASK_EVERY, &mut starting).await {
+            Ok(started) => return started,
+            Err(_) => {
+                let more = format!("EXTEND_TIMEOUT_USEC={}\nSTATUS=Reading what is on disk.", MORE_TIME.as_micros());
+                let _ = manager.map(|manager| manager.socket.send(&more));
+            }
+        }
+    }
 }
 
 /// Until a signal says that it is enough.
@@ -188,5 +210,33 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+    use crate::service::socket::NotifySocket;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_that_takes_long_asks_for_more_time_as_long_as_it_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let heard = UnixDatagram::bind(&path).unwrap();
+        heard.set_nonblocking(true).unwrap();
+        let socket = NotifySocket::open(path.to_str().unwrap()).unwrap();
+        let manager = Manager { socket, watchdog: None };
+
+        let started = patiently(tokio::time::sleep(Duration::from_secs(25)), Some(&manager));
+
+        started.await;
+        let mut bytes = [0; 99];
+        for _ in 0..2 {
+            let length = heard.recv(&mut bytes).unwrap();
+            assert_eq!(&bytes[..length], b"EXTEND_TIMEOUT_USEC=120000000\nSTATUS=Reading what is on disk.");
+        }
+        assert!(heard.recv(&mut bytes).is_err(), "no more than that");
     }
 }
