@@ -270,6 +270,7 @@ impl Shared {
             ("message_too_large", spool.messages_too_large),
             ("dropped_oldest", spool.messages_dropped),
             ("dead_letters_dropped", spool.dead_letters_dropped),
+            ("last_values_forgotten", spool.retained_forgotten + spool.retained_not_kept),
         ];
         let ours = ours.into_iter().map(|(name, count)| (name.to_owned(), count));
         of_broker.chain(ours).filter(|(_, count)| *count > 0).collect()

@@ -207,7 +207,7 @@ fn a_value_that_another_dataset_takes_from_now_on_is_stored_there() {
 #[test]
 fn beyond_the_bound_of_topics_a_value_that_comes_again_is_stored_again() {
     let dir = tempfile::tempdir().unwrap();
-    let config = SpoolConfig { retained_topics_max: 0, ..small() };
+    let config = SpoolConfig { retained_source_topics_max: 0, ..small() };
     let (spool, _) = Spool::open(dir.path(), config, DurableFs::new()).unwrap();
     let mut writer = recording_writer(&spool);
 
@@ -216,6 +216,110 @@ fn beyond_the_bound_of_topics_a_value_that_comes_again_is_stored_again() {
 
     assert_eq!(payloads(&spool).len(), 2);
     assert_eq!(spool.counters().retained_not_kept, 2);
+}
+
+/// A full table took no new topic any more, and lost a known one at its next change.
+#[test]
+fn in_a_full_table_the_topic_that_was_written_longest_ago_makes_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = SpoolConfig { retained_source_topics_max: 3, ..small() };
+    let (spool, _) = Spool::open(dir.path(), config.clone(), DurableFs::new()).unwrap();
+    let mut writer = recording_writer(&spool);
+    for topic in ["a", "b", "c", "a", "d"] {
+        writer.send(once(on(topic, live("plant", topic))));
+    }
+    drop((writer, spool));
+    let (spool, _) = Spool::open(dir.path(), config, DurableFs::new()).unwrap();
+    let mut writer = recording_writer(&spool);
+
+    for topic in ["a", "c", "d"] {
+        writer.send(once(on(topic, retained("plant", topic))));
+    }
+    assert_eq!((payloads(&spool).len(), spool.counters().duplicates_retained), (5, 3), "three are remembered");
+    writer.send(once(on("b", retained("plant", "b"))));
+    writer.send(once(on("b", retained("plant", "b"))));
+
+    assert_eq!((payloads(&spool).len(), spool.counters().duplicates_retained), (6, 4), "a new one is, too");
+    assert_eq!(spool.counters().retained_forgotten, 1);
+}
+
+/// So that not every new topic reads all others.
+#[test]
+fn an_eighth_of_a_large_share_makes_room_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = SpoolConfig { retained_source_topics_max: 80, ..small() };
+    let (spool, _) = Spool::open(dir.path(), config, DurableFs::new()).unwrap();
+    let mut writer = recording_writer(&spool);
+
+    for topic in 0..91 {
+        writer.send(once(on(&topic.to_string(), live("plant", "x"))));
+    }
+
+    assert_eq!(spool.counters().retained_forgotten, 11);
+}
+
+#[test]
+fn the_bytes_of_a_share_are_bounded_and_what_takes_too_many_of_them_is_not_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = SpoolConfig { retained_bytes_max: 3_200, ..small() };
+    let (spool, _) = Spool::open(dir.path(), config, DurableFs::new()).unwrap();
+    let mut writer = recording_writer(&spool);
+    let by_device = |topic: &str, bytes: usize| {
+        let mut message = on(topic, message(A, 0, &"x".repeat(bytes)));
+        message.flags.retain = true;
+        Request::Append { message, packet_id: None, retained_once: false, ticket: () }
+    };
+    let known = |topic: &str| spool.retained(topic.as_bytes()).unwrap().is_some();
+
+    for topic in 10..40 {
+        writer.send(by_device(&topic.to_string(), 100));
+    }
+    assert_eq!((known("17"), known("18"), known("39")), (false, true, true));
+    assert_eq!(spool.counters().retained_forgotten, 8, "four at a time, a little more than an eighth");
+
+    writer.send(by_device("39", 200));
+    assert!(!known("39"), "rather none than an old one");
+    assert_eq!((spool.counters().retained_not_kept, known("18")), (1, true));
+}
+
+#[test]
+fn what_devices_and_sources_bring_pushes_out_nothing_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = SpoolConfig { retained_topics_max: 2, retained_source_topics_max: 2, ..small() };
+    let (spool, _) = Spool::open(dir.path(), config, DurableFs::new()).unwrap();
+    let mut writer = recording_writer(&spool);
+    writer.send(once(on("t", live("plant", "21.5"))));
+    writer.send(once(on("t", live("plan", "21.5"))));
+
+    for topic in 0..10 {
+        writer.send(once(on(&topic.to_string(), live("plant2", "x"))));
+        let mut by_device = on(&topic.to_string(), retained("", "x"));
+        by_device.client_id = "plant".into();
+        writer.send(once(by_device));
+    }
+    writer.send(once(on("t", retained("plant", "21.5"))));
+    writer.send(once(on("t", retained("plan", "21.5"))));
+
+    assert_eq!(spool.counters().duplicates_retained, 2);
+    assert_eq!(spool.counters().retained_forgotten, 16);
+}
+
+#[test]
+fn the_last_values_of_a_source_that_is_gone_are_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let mut writer = recording_writer(&spool);
+    for source in ["office", "plant"] {
+        writer.send(once(live(source, "21.5")));
+    }
+
+    assert_eq!(spool.keep_sources(["plant", "other"]).unwrap(), 1);
+    assert_eq!(spool.keep_sources(["plant"]).unwrap(), 0);
+
+    for source in ["office", "plant"] {
+        writer.send(once(retained(source, "21.5")));
+    }
+    assert_eq!(payloads(&spool).len(), 3, "that of office is stored again");
 }
 
 /// A broker decides how many QoS 2 messages are on their way: a device's share does not bound them.
@@ -254,6 +358,11 @@ fn live(source: &str, text: &str) -> Message {
 fn retained(source: &str, text: &str) -> Message {
     let mut message = live(source, text);
     message.flags.retain = true;
+    message
+}
+
+fn on(topic: &str, mut message: Message) -> Message {
+    message.topic = topic.to_owned().into();
     message
 }
 

@@ -15,6 +15,7 @@ use crate::config::{Config, ConfigError, Loaded, Origin};
 use crate::doors;
 use crate::reload::ReloadReport;
 use crate::service::socket::Manager;
+use crate::status::Shared;
 use crate::supervisor::Agent;
 use crate::telemetry;
 use crate::watch::{self, Watch, look};
@@ -58,6 +59,7 @@ async fn until_signal(loaded: Loaded, load: impl Fn(Option<&Path>) -> Result<Loa
         None
     });
     let mut agent = patiently(Agent::start(loaded.config, Some(reloads)), manager.as_ref()).await?;
+    forget_other_sources(agent.shared());
     if let Some(manager) = manager {
         agent.report_to(manager);
     }
@@ -80,6 +82,19 @@ async fn patiently<T>(starting: impl Future<Output = T>, manager: Option<&Manage
                 let _ = manager.map(|manager| manager.socket.send(&more));
             }
         }
+    }
+}
+
+/// Of a source that is no longer configured no last values are needed. On a full disk they stay until the next start.
+fn forget_other_sources(shared: &Shared) {
+    let running = shared.running();
+    if running.config.receives_nothing() {
+        return; // `sync`, which leaves the sources out
+    }
+    match shared.spool.keep_sources(running.config.sources.iter().map(|source| &*source.name)) {
+        Ok(0) => {}
+        Ok(sources) => info!(sources, "Forgot the last values of sources that are no longer configured."),
+        Err(error) => warn!(%error, "The last values of sources that are no longer configured are still there."),
     }
 }
 

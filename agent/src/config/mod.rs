@@ -279,6 +279,11 @@ impl Config {
         self.sources.clear();
     }
 
+    /// Whether no device and no source is heard.
+    pub fn receives_nothing(&self) -> bool {
+        self.listeners.is_empty() && self.sources.is_empty()
+    }
+
     /// The socket by which commands reach a running agent.
     pub fn control_socket(&self) -> PathBuf {
         self.data_dir.join("forebay.sock")

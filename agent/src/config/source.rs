@@ -30,8 +30,6 @@ pub(super) const TOPICS_BOUND: &str = "`topics`: from 1 to 1,000 topic filters";
 pub(super) const TOPIC_AGAIN: &str = "is already one of this source's topics";
 /// Bytes of sealed chunks that stay in the spool to recognise what a broker sends again after a restart, for each source.
 const DUP_TAIL_BYTES: u64 = 16 << 20;
-/// Topics whose last value is remembered, for each source. Beyond: a retained value is stored at each subscription.
-const TOPICS_REMEMBERED: u64 = 50_000;
 /// Longest name, bytes: it is part of a Client Identifier and of a file's name.
 const NAME_BYTES_MAX: usize = 64;
 
@@ -231,12 +229,10 @@ impl Source {
     }
 }
 
-/// What a source may need of the spool beside what devices need: to remember what its broker may send again, and the last
-/// value of each of its topics.
+/// What a source may need of the spool beside what devices need: to remember what its broker may send again.
 pub(super) fn make_room(spool: &mut SpoolConfig) {
     spool.dup_window_max += spool.dup_window_source_max;
     spool.dup_tail_bytes += DUP_TAIL_BYTES;
-    spool.retained_topics_max += TOPICS_REMEMBERED;
 }
 
 /// Every `[[source]]`, in file order, after those that came with manifests. `datasets` say what is subscribed to where the

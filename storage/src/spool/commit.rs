@@ -21,7 +21,7 @@ use super::dead_letters::DeadLetterTable;
 use super::dup_window::DupWindow;
 use super::gaps;
 use super::request::{Outcome, Request, size};
-use super::retained::RetainedTable;
+use super::retained::{RetainedTable, Shares};
 use super::store::{Abort, SpoolError};
 use super::tables::{CHUNKS, META, META_SEQ_FLOOR, PACKET_IDS, SESSIONS, forgotten_key};
 
@@ -31,7 +31,8 @@ pub(super) struct Committed {
     pub(super) outcomes: Vec<Outcome>,
     end: Seq,
     live_bytes: u64,
-    retained_bytes: u64,
+    /// What the table of last values holds, if it was touched.
+    retained: Option<Shares>,
     counters: Counters,
 }
 
@@ -45,11 +46,11 @@ impl Spool {
         dup_window: &mut DupWindow,
     ) -> Result<Vec<Outcome>, SpoolError> {
         let fill = |txn: &WriteTransaction| {
-            let (first, retained_bytes) = {
+            let (first, shares) = {
                 let state = self.state();
-                (state.log_end, state.retained_bytes)
+                (state.log_end, Arc::clone(&state.retained))
             };
-            let mut batch = Batch::new(txn, &self.inner.config, first, retained_bytes, dup_window);
+            let mut batch = Batch::new(txn, &self.inner.config, first, shares, dup_window);
             let outcomes = requests
                 .iter()
                 .map(|request| if room { batch.request(request) } else { batch.request_without_room(request) })
@@ -61,7 +62,9 @@ impl Spool {
             state.log_end = state.log_end.max(committed.end);
             state.live_bytes += committed.live_bytes;
             state.reusable_bytes = state.reusable_bytes.saturating_sub(committed.live_bytes);
-            state.retained_bytes = committed.retained_bytes;
+            if let Some(shares) = committed.retained.take() {
+                state.retained = shares.into();
+            }
             state.count(&committed.counters);
         })?;
         self.inner.appended.notify_all();
@@ -83,7 +86,8 @@ struct Batch<'a> {
     packet_ids_of: BTreeMap<Arc<str>, u64>,
     sessions: Option<Table<'a, &'static str, u32>>,
     retained: Option<RetainedTable<'a>>,
-    retained_bytes: u64,
+    /// Of the table of last values, before this batch.
+    shares: Arc<Shares>,
     counters: Counters,
     changed: bool,
 }
@@ -93,7 +97,7 @@ impl<'a> Batch<'a> {
         txn: &'a WriteTransaction,
         config: &'a SpoolConfig,
         first: Seq,
-        retained_bytes: u64,
+        shares: Arc<Shares>,
         dup_window: &'a mut DupWindow,
     ) -> Self {
         Self {
@@ -107,7 +111,7 @@ impl<'a> Batch<'a> {
             packet_ids_of: BTreeMap::new(),
             sessions: None,
             retained: None,
-            retained_bytes,
+            shares,
             counters: Counters::default(),
             changed: false,
         }
@@ -228,18 +232,17 @@ impl<'a> Batch<'a> {
     }
 
     fn keep_retained(&mut self, seq: Seq, message: &Message) -> Result<(), Abort> {
+        let mut counters = self.counters;
         let config = self.config;
-        let retained = self.retained()?;
-        let is_kept = retained.put(seq, message, config)?;
-        self.retained_bytes = retained.bytes;
-        self.counters.retained_not_kept += u64::from(!is_kept);
+        self.retained()?.put(seq, message, config, &mut counters)?;
+        self.counters = counters;
         Ok(())
     }
 
     fn retained(&mut self) -> Result<&mut RetainedTable<'a>, Abort> {
         match &mut self.retained {
             Some(retained) => Ok(retained),
-            none => Ok(none.insert(RetainedTable::open(self.txn, self.retained_bytes)?)),
+            none => Ok(none.insert(RetainedTable::open(self.txn, &self.shares)?)),
         }
     }
 
@@ -318,7 +321,8 @@ impl<'a> Batch<'a> {
             self.counters.dead_letters_dropped += dropped.len() as u64;
             gaps::record(self.txn, &dropped, self.config.gaps_max)?;
         }
-        Ok(Committed { outcomes, end, live_bytes, retained_bytes: self.retained_bytes, counters: self.counters })
+        let retained = self.retained.map(|table| table.shares);
+        Ok(Committed { outcomes, end, live_bytes, retained, counters: self.counters })
     }
 
     fn packet_ids(&mut self) -> Result<&mut Table<'a, (&'static str, u16), u64>, Abort> {

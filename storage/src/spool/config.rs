@@ -49,11 +49,17 @@ pub struct SpoolConfig {
     pub packet_ids_client_max: u64,
     /// Stored sessions, those of connected clients included. Default 20,000. Reached: `Unavailable`, counted as `sessions_refused`.
     pub sessions_max: u64,
-    /// Topics whose last retained value is kept. Default 10,000. Reached: a new topic's is not kept, counted as
-    /// `retained_not_kept`; the message itself is stored.
+    /// Topics of devices whose last retained value is kept. Default 10,000. Reached: those that were written longest ago are
+    /// forgotten, counted as `retained_forgotten`; the messages themselves are stored.
     pub retained_topics_max: u64,
-    /// Bytes of retained topics and values. Default 16 MiB. Reached: as `retained_topics_max`.
+    /// Bytes of these topics and values. Default 16 MiB. Reached: as `retained_topics_max`. What alone would take more
+    /// than a sixteenth is not kept, counted as `retained_not_kept`.
     pub retained_bytes_max: u64,
+    /// Topics whose last value is remembered, for each source. Default 50,000. Reached: as `retained_topics_max`; a value of
+    /// them that comes again with a subscription is stored again.
+    pub retained_source_topics_max: u64,
+    /// Bytes of these topics, for each source; of a value it is 32. Default 16 MiB. Reached: as `retained_bytes_max`.
+    pub retained_source_bytes_max: u64,
     /// The largest retained payload that is kept; of a larger one only its hash and length are. Default 64 KiB.
     pub retained_payload_max: usize,
     /// Bytes of dead letters. Default 64 MiB. Reached: the oldest is dropped, recorded as a gap and
@@ -91,6 +97,8 @@ impl Default for SpoolConfig {
             sessions_max: 20_000,
             retained_topics_max: 10_000,
             retained_bytes_max: 16 << 20,
+            retained_source_topics_max: 50_000,
+            retained_source_bytes_max: 16 << 20,
             retained_payload_max: 64 << 10,
             dead_letter_bytes_max: 64 << 20,
             dup_window_max: 131_072,

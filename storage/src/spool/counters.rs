@@ -47,8 +47,10 @@ counters! {
     packet_ids_refused,
     /// Sessions refused because the table of sessions was full.
     sessions_refused,
-    /// Retained values not kept because of a bound.
+    /// Last values that were too large to be kept.
     retained_not_kept,
+    /// Topics whose last value made room for others'.
+    retained_forgotten,
     /// Dead letters stored.
     dead_letters,
     /// Dead letters dropped because of their bound.

@@ -139,7 +139,8 @@ struct State {
     log_end: Seq,
     live_bytes: u64,
     external_bytes: u64,
-    retained_bytes: u64,
+    /// What the table of last values holds.
+    retained: Arc<retained::Shares>,
     /// Bytes of pages of dropped chunks that no commit has used again yet.
     reusable_bytes: u64,
     /// Damaged chunks that were stepped over and, for lack of room, are neither removed nor recorded on disk yet.
@@ -155,7 +156,7 @@ impl State {
     fn follow(&mut self, found: Self) {
         self.log_end = self.log_end.max(found.log_end);
         self.live_bytes = found.live_bytes;
-        self.retained_bytes = found.retained_bytes;
+        self.retained = found.retained;
         self.released = found.released;
     }
 }

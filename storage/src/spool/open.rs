@@ -198,6 +198,6 @@ pub(super) fn look(
         }
     }
     found.state.log_end = next_seq(meta, end)?;
-    found.state.retained_bytes = retained::bytes_in(retained)?;
+    found.state.retained = retained::shares_in(retained)?.into();
     Ok(found)
 }

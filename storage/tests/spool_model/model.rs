@@ -25,6 +25,8 @@ pub(crate) struct Model {
     packet_ids: BTreeSet<(Arc<str>, u16)>,
     sessions: BTreeMap<Arc<str>, u32>,
     pub(crate) retained: BTreeMap<Bytes, Bytes>,
+    /// Topics of `retained` in the order in which they were written.
+    written: Vec<Bytes>,
     pub(crate) dead_letters: Vec<(Seq, Bytes)>,
     window: BTreeMap<Arc<str>, Window>,
 }
@@ -187,10 +189,14 @@ impl Model {
 
     fn retain(&mut self, message: &Message) {
         if message.flags.retain {
+            self.written.retain(|topic| topic != &message.topic);
             self.retained.remove(&message.topic);
-            let full = self.retained.len() as u64 >= self.config.retained_topics_max;
-            if !message.payload.is_empty() && !full {
+            if !message.payload.is_empty() {
                 self.retained.insert(message.topic.clone(), message.payload.clone());
+                self.written.push(message.topic.clone());
+            }
+            if self.written.len() as u64 > self.config.retained_topics_max {
+                self.retained.remove(&self.written.remove(0));
             }
         }
     }
