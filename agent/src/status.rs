@@ -267,6 +267,7 @@ impl Shared {
             ("not_authorized", totals.not_authorized_refused),
             ("unavailable", totals.unavailable),
             ("spool_full", spool.refused_full),
+            ("packet_ids_full", spool.packet_ids_refused),
             ("message_too_large", spool.messages_too_large),
             ("dropped_oldest", spool.messages_dropped),
             ("dead_letters_dropped", spool.dead_letters_dropped),

@@ -73,6 +73,11 @@ impl<'a> Publisher<'a> {
         }
     }
 
+    /// Client Identifiers of sources: the first, and the first one behind them.
+    pub(crate) fn sources() -> (&'static str, &'static str) {
+        ("\0", "\u{1}")
+    }
+
     /// What people call it.
     #[must_use]
     pub fn name(self) -> &'a str {

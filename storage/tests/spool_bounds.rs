@@ -15,14 +15,6 @@ fn a_client_that_releases_nothing_takes_only_its_share_of_packet_identifiers() {
     let config = SpoolConfig { packet_ids_max: 16, packet_ids_client_max: 4, ..small() };
     let (spool, _) = Spool::open(dir.path(), config, DurableFs::new()).unwrap();
     let mut writer = recording_writer(&spool);
-    let by = |client: &str, packet_id| {
-        let mut request = exactly_once(message(A, u64::from(packet_id), "x"), packet_id);
-        if let Request::Append { message, .. } = &mut request {
-            message.client_id = client.into();
-        }
-        request
-    };
-
     for packet_id in 1..=4 {
         assert_eq!(writer.send(by("greedy", packet_id)), Outcome::Stored);
     }
@@ -37,6 +29,36 @@ fn a_client_that_releases_nothing_takes_only_its_share_of_packet_identifiers() {
     for packet_id in 1..=4 {
         assert_eq!(writer.send(by("greedy", packet_id)), Outcome::Stored);
     }
+}
+
+/// Client Identifiers are free to choose: 32 of them could take everything, from sources, too, for as long as their sessions
+/// lived.
+#[test]
+fn a_few_clients_that_release_nothing_leave_packet_identifiers_to_all_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = SpoolConfig { packet_ids_max: 32, packet_ids_client_max: 8, packet_ids_client_crowded: 2, ..small() };
+    let (spool, _) = Spool::open(dir.path(), config.clone(), DurableFs::new()).unwrap();
+    let mut writer = recording_writer(&spool);
+    for packet_id in 1..=20 {
+        assert_eq!(writer.send(by("\0plant", packet_id)), Outcome::Stored);
+    }
+    let mut take = |client: &str| (1..=10).take_while(|id| writer.send(by(client, *id)) == Outcome::Stored).count();
+
+    assert_eq!([take("greedy"), take("gree")], [8, 8], "what sources have does not count");
+    assert!((0..8).all(|n| take(&format!("modest {n}")) == 2), "each has its own");
+    assert_eq!(take("too many"), 0);
+    assert_eq!(writer.send(by("\0plant", 21)), Outcome::Stored, "nor do sources wait for devices");
+    drop((writer, spool));
+    let (spool, _) = Spool::open(dir.path(), config, DurableFs::new()).unwrap();
+    let mut writer = recording_writer(&spool);
+    assert_eq!(writer.send(by("too many", 1)), Outcome::Unavailable);
+    writer.send(Request::CloseSession { client_id: "\0plant".into(), ticket: () });
+    assert_eq!(writer.send(by("too many", 1)), Outcome::Unavailable, "nor does it help when sources give back");
+
+    writer.send(Request::CloseSession { client_id: "modest 0".into(), ticket: () });
+    assert_eq!(writer.send(by("greedy", 9)), Outcome::Unavailable, "who has more than a few waits");
+    assert_eq!(writer.send(by("too many", 1)), Outcome::Stored);
+    assert_eq!(spool.counters().packet_ids_refused, 3);
 }
 
 /// Dead letters are acknowledged messages. Those that newer ones pushed out were only counted, and only until a restart.
@@ -98,4 +120,12 @@ fn dead_letters_of_sealed_rows_are_kept_once_and_within_the_same_bound() {
     assert_eq!(spool.dead_letters(A, Seq(0), 100).unwrap(), kept);
     let gaps = spool.gaps().unwrap();
     assert_eq!((gaps.len(), gaps[0].first, gaps[0].end, gaps[0].reason), (1, Seq(0), Seq(2), GapReason::Dropped));
+}
+
+fn by(client: &str, packet_id: u16) -> Request<()> {
+    let mut request = exactly_once(message(A, u64::from(packet_id), "x"), packet_id);
+    if let Request::Append { message, .. } = &mut request {
+        message.client_id = client.into();
+    }
+    request
 }

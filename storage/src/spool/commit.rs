@@ -13,7 +13,6 @@ use crate::dead_letter::{DeadLetter, NO_DATASET};
 use crate::message::{Message, Publisher};
 use crate::position::Seq;
 
-use super::Spool;
 use super::chunk::{ChunkBuilder, PART_BYTES, cost};
 use super::config::{MESSAGE_BYTES_MAX, SpoolConfig};
 use super::counters::Counters;
@@ -24,6 +23,7 @@ use super::request::{Outcome, Request, size};
 use super::retained::{RetainedTable, Shares};
 use super::store::{Abort, SpoolError};
 use super::tables::{CHUNKS, META, META_SEQ_FLOOR, PACKET_IDS, SESSIONS, counts_up_key, forgotten_key};
+use super::{Spool, State};
 
 /// What a batch came to.
 pub(super) struct Committed {
@@ -33,6 +33,7 @@ pub(super) struct Committed {
     live_bytes: u64,
     /// What the table of last values holds, if it was touched.
     retained: Option<Shares>,
+    packet_ids_of_sources: u64,
     counters: Counters,
 }
 
@@ -46,11 +47,7 @@ impl Spool {
         dup_window: &mut DupWindow,
     ) -> Result<Vec<Outcome>, SpoolError> {
         let fill = |txn: &WriteTransaction| {
-            let (first, shares) = {
-                let state = self.state();
-                (state.log_end, Arc::clone(&state.retained))
-            };
-            let mut batch = Batch::new(txn, &self.inner.config, first, shares, dup_window);
+            let mut batch = Batch::new(txn, &self.inner.config, &self.state(), dup_window);
             let outcomes = requests
                 .iter()
                 .map(|request| if room { batch.request(request) } else { batch.request_without_room(request) })
@@ -65,6 +62,7 @@ impl Spool {
             if let Some(shares) = committed.retained.take() {
                 state.retained = shares.into();
             }
+            state.packet_ids_of_sources = committed.packet_ids_of_sources;
             state.count(&committed.counters);
         })?;
         self.inner.appended.notify_all();
@@ -82,8 +80,9 @@ struct Batch<'a> {
     /// Seqs are given once the chunk is whole: its messages come first.
     dead_letters: Vec<DeadLetter>,
     packet_ids: Option<Table<'a, (&'static str, u16), u64>>,
-    /// How many of them each client has that this batch has asked of.
+    /// How many of them each device has that this batch has asked of.
     packet_ids_of: BTreeMap<Arc<str>, u64>,
+    packet_ids_of_sources: u64,
     sessions: Option<Table<'a, &'static str, u32>>,
     retained: Option<RetainedTable<'a>>,
     /// Of the table of last values, before this batch.
@@ -93,25 +92,20 @@ struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    fn new(
-        txn: &'a WriteTransaction,
-        config: &'a SpoolConfig,
-        first: Seq,
-        shares: Arc<Shares>,
-        dup_window: &'a mut DupWindow,
-    ) -> Self {
+    fn new(txn: &'a WriteTransaction, config: &'a SpoolConfig, state: &State, dup_window: &'a mut DupWindow) -> Self {
         Self {
             txn,
             config,
             dup_window,
-            first,
+            first: state.log_end,
             chunk: ChunkBuilder::default(),
             dead_letters: Vec::new(),
             packet_ids: None,
             packet_ids_of: BTreeMap::new(),
+            packet_ids_of_sources: state.packet_ids_of_sources,
             sessions: None,
             retained: None,
-            shares,
+            shares: Arc::clone(&state.retained),
             counters: Counters::default(),
             changed: false,
         }
@@ -193,7 +187,6 @@ impl<'a> Batch<'a> {
         }
         let Some(packet_id) = packet_id else { return Ok(None) };
         if message.flags.qos == 2 {
-            let packet_ids_max = self.config.packet_ids_max;
             let is_claimed = self.packet_ids()?.get((&*message.client_id, packet_id))?.is_some();
             let is_source = message.publisher().source().is_some();
             let is_repeated = match is_source {
@@ -204,18 +197,11 @@ impl<'a> Batch<'a> {
                 self.counters.duplicates_qos2 += 1;
                 return Ok(Some(Outcome::Stored));
             }
-            let all = self.packet_ids()?.len()?;
-            let own = match self.packet_ids_of.get(&message.client_id) {
-                Some(&own) => own,
-                None => owned_by(self.packet_ids()?, &message.client_id)?.len() as u64,
-            };
-            let own = if is_claimed { own - 1 } else { own };
-            if all >= packet_ids_max || (own >= self.config.packet_ids_client_max && !is_source) {
+            if !is_claimed && !self.may_claim(&message.client_id, is_source)? {
                 self.counters.packet_ids_refused += 1;
                 return Ok(Some(Outcome::Unavailable));
             }
             self.packet_ids()?.insert((&*message.client_id, packet_id), seq.0)?;
-            self.packet_ids_of.insert(Arc::clone(&message.client_id), own + 1);
         } else if self.dup_window.is_duplicate(message, packet_id) {
             self.counters.duplicates_qos1 += 1;
             return Ok(Some(Outcome::Stored));
@@ -231,6 +217,30 @@ impl<'a> Batch<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// Counts one more Packet Identifier of the client, if it may have one.
+    fn may_claim(&mut self, client_id: &Arc<str>, is_source: bool) -> Result<bool, Abort> {
+        if is_source {
+            self.packet_ids_of_sources += 1;
+            return Ok(true);
+        }
+        let of_devices = self.packet_ids()?.len()?.saturating_sub(self.packet_ids_of_sources);
+        let own = match self.packet_ids_of.get(client_id) {
+            Some(&own) => own,
+            None => owned_by(self.packet_ids()?, client_id)?.len() as u64,
+        };
+        let may = own < self.config.packet_ids_of_client(of_devices);
+        self.packet_ids_of.insert(Arc::clone(client_id), own + u64::from(may));
+        Ok(may)
+    }
+
+    fn gave_back(&mut self, client_id: &str, count: u64) {
+        if Publisher::of(client_id).source().is_some() {
+            self.packet_ids_of_sources = self.packet_ids_of_sources.saturating_sub(count);
+        } else if let Some(own) = self.packet_ids_of.get_mut(client_id) {
+            *own = own.saturating_sub(count);
+        }
     }
 
     /// A broker has sent the last value of a topic again because we subscribed again.
@@ -258,8 +268,8 @@ impl<'a> Batch<'a> {
     fn release(&mut self, client_id: &str, packet_id: u16) -> Result<Outcome, Abort> {
         self.dup_window.released(client_id, packet_id);
         let removed = self.packet_ids()?.remove((client_id, packet_id))?.is_some();
-        if removed && let Some(own) = self.packet_ids_of.get_mut(client_id) {
-            *own -= 1;
+        if removed {
+            self.gave_back(client_id, 1);
         }
         self.changed |= removed;
         Ok(Outcome::Stored)
@@ -291,12 +301,12 @@ impl<'a> Batch<'a> {
             self.changed = true;
         }
         let closed = self.sessions()?.remove(client_id)?.is_some();
-        self.packet_ids_of.remove(client_id);
         let packet_ids = self.packet_ids()?;
         let owned = owned_by(packet_ids, client_id)?;
         for packet_id in &owned {
             packet_ids.remove((client_id, *packet_id))?;
         }
+        self.gave_back(client_id, owned.len() as u64);
         self.changed |= closed || !owned.is_empty();
         Ok(Outcome::Stored)
     }
@@ -333,7 +343,8 @@ impl<'a> Batch<'a> {
             gaps::record(self.txn, &dropped, self.config.gaps_max)?;
         }
         let retained = self.retained.map(|table| table.shares);
-        Ok(Committed { outcomes, end, live_bytes, retained, counters: self.counters })
+        let (packet_ids_of_sources, counters) = (self.packet_ids_of_sources, self.counters);
+        Ok(Committed { outcomes, end, live_bytes, retained, packet_ids_of_sources, counters })
     }
 
     fn packet_ids(&mut self) -> Result<&mut Table<'a, (&'static str, u16), u64>, Abort> {
@@ -355,6 +366,17 @@ impl<'a> Batch<'a> {
 fn owned_by(packet_ids: &Table<'_, (&'static str, u16), u64>, client_id: &str) -> Result<Vec<u16>, Abort> {
     let rows = packet_ids.range((client_id, 0)..=(client_id, u16::MAX))?;
     Ok(rows.map(|row| row.map(|(key, _)| key.value().1)).collect::<Result<_, _>>()?)
+}
+
+/// How many Packet Identifiers sources have.
+pub(super) fn owned_by_sources(packet_ids: &impl ReadableTable<(&'static str, u16), u64>) -> Result<u64, Abort> {
+    let (first, end) = Publisher::sources();
+    let mut count = 0;
+    for row in packet_ids.range((first, 0)..(end, 0))? {
+        row?;
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// The next seq according to `chunks_end` and the floor.

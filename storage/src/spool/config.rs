@@ -41,12 +41,16 @@ pub struct SpoolConfig {
     pub ballast_bytes: u64,
     /// redb's page cache, bytes. Default 4 MiB.
     pub cache_bytes: usize,
-    /// Packet Identifiers of QoS 2 between PUBLISH and PUBREL, all clients together. Default 131,072, so that one
-    /// source cannot take them all. Reached: `Unavailable`, counted as `packet_ids_refused`.
+    /// Packet Identifiers of QoS 2 between PUBLISH and PUBREL, of all devices together. Default 131,072. Reached:
+    /// `Unavailable`, counted as `packet_ids_refused`. Those of sources are not among them: each has at most 65,535, and
+    /// how many is its broker's choice.
     pub packet_ids_max: u64,
-    /// The same for one device, so that a few cannot take them all. Default 4,096. Reached: as `packet_ids_max`. How many
-    /// a source needs is its broker's choice.
+    /// The same for one device while less than half of `packet_ids_max` is taken. Default 4,096. Reached: as
+    /// `packet_ids_max`.
     pub packet_ids_client_max: u64,
+    /// The same for one device from then on. Default 64, which 1,024 further devices can have whatever was taken before.
+    /// Reached: as `packet_ids_max`.
+    pub packet_ids_client_crowded: u64,
     /// Stored sessions, those of connected clients included. Default 20,000. Reached: `Unavailable`, counted as `sessions_refused`.
     pub sessions_max: u64,
     /// Topics of devices whose last retained value is kept. Default 10,000. Reached: those that were written longest ago are
@@ -94,6 +98,7 @@ impl Default for SpoolConfig {
             cache_bytes: 4 << 20,
             packet_ids_max: 131_072,
             packet_ids_client_max: 4_096,
+            packet_ids_client_crowded: 64,
             sessions_max: 20_000,
             retained_topics_max: 10_000,
             retained_bytes_max: 16 << 20,
@@ -112,6 +117,15 @@ impl Default for SpoolConfig {
 }
 
 impl SpoolConfig {
+    /// How many Packet Identifiers one device may hold when all devices hold `all`.
+    pub(super) fn packet_ids_of_client(&self, all: u64) -> u64 {
+        match all {
+            all if all >= self.packet_ids_max => 0,
+            all if all >= self.packet_ids_max / 2 => self.packet_ids_client_crowded.min(self.packet_ids_client_max),
+            _ => self.packet_ids_client_max,
+        }
+    }
+
     /// How many bytes of sealed chunks stay for the DUP window.
     pub(super) fn tail_bytes(&self) -> u64 {
         self.dup_tail_bytes.min(self.max_bytes / 8)

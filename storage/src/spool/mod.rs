@@ -141,6 +141,7 @@ struct State {
     external_bytes: u64,
     /// What the table of last values holds.
     retained: Arc<retained::Shares>,
+    packet_ids_of_sources: u64,
     /// Bytes of pages of dropped chunks that no commit has used again yet.
     reusable_bytes: u64,
     /// Damaged chunks that were stepped over and, for lack of room, are neither removed nor recorded on disk yet.
@@ -157,6 +158,7 @@ impl State {
         self.log_end = self.log_end.max(found.log_end);
         self.live_bytes = found.live_bytes;
         self.retained = found.retained;
+        self.packet_ids_of_sources = found.packet_ids_of_sources;
         self.released = found.released;
     }
 }
@@ -242,6 +244,7 @@ impl Spool {
             &txn.open_table(tables::SEALED)?,
             &txn.open_table(tables::META)?,
             &txn.open_table(tables::RETAINED)?,
+            &txn.open_table(tables::PACKET_IDS)?,
         )?;
         let mut state = self.state();
         state.follow(found.state);

@@ -9,14 +9,14 @@ use crate::durable_fs::DurableFs;
 use crate::position::Seq;
 
 use super::chunk::cost;
-use super::commit::next_seq;
+use super::commit::{next_seq, owned_by_sources};
 use super::config::{CHUNK_MESSAGES_MAX, SpoolConfig};
 use super::gaps::Gap;
 use super::positions::sealed_of_all;
 use super::reader::{Damage, first_from, load, load_header};
 use super::retention;
 use super::store::{Abort, DATABASE, Medium, OpenError, SpoolError, Store};
-use super::tables::{self, CHUNKS, FORMAT, META, META_FORMAT, RETAINED, SEALED};
+use super::tables::{self, CHUNKS, FORMAT, META, META_FORMAT, PACKET_IDS, RETAINED, SEALED};
 use super::{Inner, Spool, State, rescue, retained};
 
 /// What opening found and did.
@@ -161,7 +161,13 @@ pub(super) fn make_tables(txn: &WriteTransaction) -> Result<(), Abort> {
 }
 
 fn look_at(txn: &redb::ReadTransaction) -> Result<Found, Abort> {
-    look(&txn.open_table(CHUNKS)?, &txn.open_table(SEALED)?, &txn.open_table(META)?, &txn.open_table(RETAINED)?)
+    look(
+        &txn.open_table(CHUNKS)?,
+        &txn.open_table(SEALED)?,
+        &txn.open_table(META)?,
+        &txn.open_table(RETAINED)?,
+        &txn.open_table(PACKET_IDS)?,
+    )
 }
 
 /// Looks at all headers.
@@ -170,6 +176,7 @@ pub(super) fn look(
     sealed: &impl ReadableTable<u32, u64>,
     meta: &impl ReadableTable<&'static str, u64>,
     retained: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    packet_ids: &impl ReadableTable<(&'static str, u16), u64>,
 ) -> Result<Found, Abort> {
     let sealed = sealed_of_all(sealed)?;
     let mut found = Found { state: State::default(), chunks: 0, messages: 0, damage: Vec::new() };
@@ -198,6 +205,7 @@ pub(super) fn look(
         }
     }
     found.state.log_end = next_seq(meta, end)?;
+    found.state.packet_ids_of_sources = owned_by_sources(packet_ids)?;
     found.state.retained = retained::shares_in(retained)?.into();
     Ok(found)
 }
