@@ -25,7 +25,7 @@ registered='' agent=''
 cleanup() {
     [ -z "$agent" ] || kill "$agent" 2>/dev/null || true
     [ -z "$registered" ] || echo -1 >"$binfmt/$registered"
-    umount "$work"/*/proc 2>/dev/null || true
+    umount "$work"/*/proc "$work"/*/var/lib/forebay 2>/dev/null || true
     rm -rf --one-file-system "$work"
 }
 binfmt=/proc/sys/fs/binfmt_misc
@@ -208,6 +208,27 @@ purge() {
     ok "purge: configuration and data are gone, what the administrator has added is not"
 }
 
+elsewhere() { # data on another disk, by a mount or by a link
+    mkdir -p "$debian$data" "$debian/disk"
+    mount -t tmpfs tmpfs "$debian$data"
+    quietly root dpkg -i /tmp/1.deb
+    is "750 forebay:forebay" $data
+    mkdir "$debian$data/datasets"
+    quietly root dpkg -P forebay
+    there $data
+    gone $data/datasets
+    umount "$debian$data"
+    rmdir "$debian$data"
+    ln -s /disk "$debian$data"
+    quietly root dpkg -i /tmp/1.deb
+    is "750 forebay:forebay" /disk
+    mkdir -p "$debian/disk/datasets/in" "$debian/disk/.hidden"
+    quietly root dpkg -P forebay
+    there /disk
+    gone $data /disk/datasets /disk/.hidden
+    ok "purge: data on a disk of their own are gone, by mount and by link"
+}
+
 without_systemd() {
     root userdel forebay
     mkdir "$debian/away"
@@ -285,6 +306,7 @@ for deb in "$@"; do
     upgrade
     remove
     purge
+    elsewhere
     without_systemd
     by_install_sh
     umount "$debian/proc"
