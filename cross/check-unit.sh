@@ -168,6 +168,7 @@ procd_open_instance() { echo open; }
 procd_close_instance() { echo close; }
 procd_set_param() { echo "$*"; }
 procd_send_signal() { echo "signal $*"; }
+procd_add_restart_mount_trigger() { echo "after the mount of $*"; }
 logger() { echo "$*"; }
 chown() { :; }
 END
@@ -176,23 +177,36 @@ END
     procd() { busybox sh -c ". $script && $1" >"$work/procd.log" 2>&1; }
     says() { grep -qF -- "$1" "$work/procd.log" || { cat "$work/procd.log"; die "the script for procd does not say: $1"; }; }
 
-    echo "data_dir = \"$work/openwrt-data\"" >"$work/openwrt.toml"
+    refused() { # WHY
+        ! procd start_service || { cat "$work/procd.log"; die "the script for procd starts, although: $1"; }
+        says "$1"
+        if grep -qx open "$work/procd.log"; then die "the script for procd starts, although: $1"; fi
+    }
+
+    # As TOML may write it.
+    local data="$work/a \"disk\"/data"
+    echo "data_dir='$data' # not \"/tmp\"" >"$work/openwrt.toml"
+    refused "data_dir $data is not there"
+    [ ! -e "$data" ] || die "the script for procd makes a directory where a disk may be missing"
+    procd service_triggers || die "the script for procd does not wait for the disk"
+    says "after the mount of $data"
+    mkdir -p "$data"
     procd start_service || { cat "$work/procd.log"; die "the script for procd fails"; }
     says "command $binary run --config $work/openwrt.toml"
     says "user forebay"
     says "respawn 3600 5 0"
     says close
-    [ -d "$work/openwrt-data" ] || die "the script for procd made no data directory"
     procd reload_service || die "the script for procd does not reload"
     says "signal forebay"
 
-    echo "data_dir = \"$work/memory/forebay\"" >"$work/openwrt.toml"
-    ! procd start_service || die "the script for procd keeps data in memory"
-    says "would be in memory"
+    mkdir -p "$work/memory/forebay"
+    ln -s "$work/memory" "$work/var"
+    echo "data_dir = \"$work/var/forebay\"" >"$work/openwrt.toml"
+    refused "would be in memory"
+    : >"$work/openwrt.toml"
+    refused "an absolute path"
     echo 'date_dir = "x"' >"$work/openwrt.toml"
-    ! procd start_service || die "the script for procd starts with a bad configuration"
-    says "forebay check --config"
-    if grep -qx open "$work/procd.log"; then die "the script for procd starts with a bad configuration"; fi
+    refused "forebay check --config"
     ok "OpenWrt's script, with stand-ins for procd"
 }
 
