@@ -25,7 +25,7 @@ registered='' agent=''
 cleanup() {
     [ -z "$agent" ] || kill "$agent" 2>/dev/null || true
     [ -z "$registered" ] || echo -1 >"$binfmt/$registered"
-    umount "$work"/*/proc "$work"/*/var/lib/forebay 2>/dev/null || true
+    umount "$work"/*/proc "$work"/*/var/lib/forebay "$work"/*/noexec 2>/dev/null || true
     rm -rf --one-file-system "$work"
 }
 binfmt=/proc/sys/fs/binfmt_misc
@@ -244,14 +244,47 @@ without_systemd() {
 
 # ---- install.sh
 
-by_install_sh() {
-    local tar files
+# Sets $tar, the .tar.gz beside the package with the same program, and $files, the folder in it; $given: what install.sh needs.
+archive() {
     for tar in "$(dirname "$deb")"/forebay-"$version"-*.tar.gz; do
         files=$(basename "$tar" .tar.gz)
-        tar -xOf "$tar" "$files/forebay" | cmp -s - "$work/deb/usr/bin/forebay" && break
-        files=
+        given=("$tar" "$(dirname "$deb")/install.sh" "$(dirname "$deb")/SHA256SUMS")
+        tar -xOf "$tar" "$files/forebay" 2>/dev/null | cmp -s - "$work/deb/usr/bin/forebay" && return
     done
-    [ -n "${files:-}" ] || { echo "    no .tar.gz beside $deb: install.sh is not tested"; return; }
+    echo "    no .tar.gz beside $deb: install.sh is not tested"
+    return 1
+}
+
+# As when an image is made: systemd is installed and does not run. Nothing can be started from the folder for temporary files.
+by_install_sh_beside_systemd() {
+    local unit=/etc/systemd/system/forebay.service
+    mkdir "$debian/packages" "$debian/noexec"
+    cp "${given[@]}" "$debian/packages"
+    mount -t tmpfs -o noexec tmpfs "$debian/noexec"
+    root userdel forebay
+    installs() { says "installed forebay $version" root TMPDIR=/noexec sh /packages/install.sh --from /packages "$@"; }
+    installs --data-dir "/srv/a disk"
+    log_says "data /srv/a disk"
+    is "750 forebay:forebay" "/srv/a disk"
+    there $unit $enabled
+    says 'ReadWritePaths="/srv/a disk"' cat "$debian$unit.d/data-dir.conf"
+    # The configuration decides, and a disk may be missing just now.
+    echo "data_dir='/srv/another' # moved" >"$debian$config"
+    installs
+    log_says "/srv/another is not there"
+    gone /srv/another
+    says 'ReadWritePaths="/srv/another"' cat "$debian$unit.d/data-dir.conf"
+    echo "data_dir = '$data'" >"$debian$config"
+    installs
+    gone $unit.d/data-dir.conf
+    quietly root sh /packages/install.sh --uninstall
+    gone $unit $enabled /usr/bin/forebay
+    umount "$debian/noexec"
+    rm "$debian$config"
+    ok "install.sh, systemd at rest: /tmp with noexec, data elsewhere, a configuration that is there already"
+}
+
+by_install_sh() {
     bare=$work/bare
     mkdir -p "$bare/bin" "$bare/etc" "$bare/tmp" "$bare/proc" "$bare/dev" "$bare/var/lib" "$bare/packages"
     mknod -m 666 "$bare/dev/null" c 1 3
@@ -260,7 +293,7 @@ by_install_sh() {
     chroot "$bare" /bin/busybox --install -s /bin
     echo 'root:x:0:0:root:/:/bin/sh' >"$bare/etc/passwd"
     echo 'root:x:0:' >"$bare/etc/group"
-    cp "$tar" "$(dirname "$deb")/install.sh" "$(dirname "$deb")/SHA256SUMS" "$bare/packages"
+    cp "${given[@]}" "$bare/packages"
     bare() { chroot "$bare" /bin/env -i PATH=/bin "$@"; }
     # Debian's busybox has no adduser.
     if bare sh /packages/install.sh --from /packages >"$work/log" 2>&1; then die "install.sh made a user by magic"; fi
@@ -307,8 +340,11 @@ for deb in "$@"; do
     remove
     purge
     elsewhere
+    if archive; then
+        by_install_sh_beside_systemd
+        by_install_sh
+    fi
     without_systemd
-    by_install_sh
     umount "$debian/proc"
     rm -rf --one-file-system "$debian" "$work/empty" "$work/bare"
 done

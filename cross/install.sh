@@ -9,7 +9,8 @@
 #                 its files as they are. SHA256SUMS tells damage. It tells forgery only if it came another way than the
 #                 archive, or both came by https.
 #   --data-dir    where data are kept, at the first installation; default: /var/lib/forebay, on OpenWrt /srv/forebay, since its /var is memory
-#   --no-start    neither enables nor starts the service
+#   --no-start    neither enables nor starts the service; without it, where systemd is there but does not run, as in an
+#                 image that is being made, the service is enabled
 #   --uninstall   stops and removes all but configuration, data and user
 set -eu
 
@@ -34,11 +35,13 @@ done
 case $data_dir in /*) ;; *) die "--data-dir $data_dir: an absolute path" ;; esac
 [ "$(id -u)" = 0 ] || die "needs root, for the user and the service"
 
+program=/usr/bin/forebay
 config=/etc/forebay/forebay.toml
 unit=/etc/systemd/system/forebay.service
 init=/etc/init.d/forebay
 has() { command -v "$1" >/dev/null 2>&1; }
-has_systemd() { [ -d /run/systemd/system ]; }
+has_systemd() { has systemctl; }
+runs_systemd() { [ -d /run/systemd/system ]; }
 has_procd() { [ -x /sbin/procd ]; }
 
 uninstall() {
@@ -47,8 +50,8 @@ uninstall() {
         $init stop || true
         $init disable || true
     fi
-    rm -f /usr/bin/forebay $unit $unit.d/data-dir.conf $init
-    if has_systemd; then systemctl daemon-reload || true; fi
+    rm -f $program $unit $unit.d/data-dir.conf $init
+    if runs_systemd; then systemctl daemon-reload || true; fi
     echo "uninstalled; kept: /etc/forebay, the user forebay, and the data that $config names"
 }
 
@@ -116,38 +119,53 @@ add_user() {
 
 # Under another name first: a program that runs cannot be overwritten, and a power cut leaves the old one or the new one.
 put() { # MODE FILE PATH
+    beside "$@"
+    in_place "$3"
+}
+beside() { # MODE FILE PATH
     mkdir -p "$(dirname "$3")"
     cp "$2" "$3.new"
     chmod "$1" "$3.new"
+}
+in_place() { # PATH
     sync
-    mv "$3.new" "$3"
+    mv "$1.new" "$1"
 }
 
 install() {
     unpack
-    "$files/forebay" --version >/dev/null 2>&1 || die "$files/forebay does not run here ($(uname -m))"
+    first=no
+    [ -e $program ] || first=yes
+    beside 755 "$files/forebay" $program # from where it was unpacked it may not be started: /tmp with noexec
+    $program.new --version >/dev/null 2>&1 || die "$files/forebay does not run here ($(uname -m))"
     add_user
-    put 755 "$files/forebay" /usr/bin/forebay
+    in_place $program
     mkdir -p /etc/forebay
     if [ ! -e $config ]; then
         sed "s|^data_dir = .*|data_dir = \"$data_dir\"|" "$files/forebay.toml" >"$work/forebay.toml"
         put 640 "$work/forebay.toml" $config
         chgrp forebay /etc/forebay $config
         chmod 750 /etc/forebay
-        mkdir -p "$data_dir"
-        chown forebay:forebay "$data_dir"
-        chmod 750 "$data_dir"
+    fi
+    # What the configuration says, which may be older than this command line.
+    if said=$($program check --config $config); then
+        data_dir=$(printf '%s\n' "$said" | sed -n 's/^data_dir  *//p')
+        make_data_dir
+    else
+        data_dir=
+        echo "install.sh: warning: $config cannot be read, see above: its data directory is left as it is" >&2
     fi
     if has_systemd; then
         put 644 "$files/systemd/forebay.service" $unit
-        if [ "$data_dir" != /var/lib/forebay ]; then # the service may write nowhere else
-            mkdir -p $unit.d
-            printf '[Service]\nReadWritePaths=%s\n' "$data_dir" >$unit.d/data-dir.conf
-        fi
-        systemctl daemon-reload
+        let_write
+        ! runs_systemd || systemctl daemon-reload
         if [ $start = yes ]; then
             systemctl enable forebay.service
-            systemctl restart forebay.service || echo "install.sh: the service does not start: journalctl -u forebay" >&2
+            if ! runs_systemd; then
+                echo "systemd does not run here: the service starts when it does"
+            else
+                systemctl restart forebay.service || echo "install.sh: the service does not start: journalctl -u forebay" >&2
+            fi
         fi
     elif has_procd; then
         put 755 "$files/openwrt/forebay.init" $init
@@ -158,9 +176,34 @@ install() {
     else
         echo "no systemd and no procd here: start \`forebay run --config $config\` as user forebay by whatever starts services here"
     fi
-    echo "installed $(/usr/bin/forebay --version): configuration $config, data $(sed -n 's/^data_dir = "\(.*\)".*/\1/p' $config)"
+    echo "installed $($program --version): configuration $config${data_dir:+, data $data_dir}"
+}
+
+# At the first installation only: later it may be a disk that is not mounted just now.
+make_data_dir() {
+    case $data_dir in /*) ;; *) return 0 ;; esac # below the folder that the service starts in
+    if [ "$first" = yes ]; then
+        mkdir -p "$data_dir"
+        chown forebay:forebay "$data_dir"
+        chmod 750 "$data_dir"
+    elif [ ! -d "$data_dir" ]; then
+        echo "install.sh: warning: $data_dir is not there; the service needs it: mount its disk, or make it, for the user forebay" >&2
+    fi
+}
+
+# The unit's sandbox may write to /var/lib/forebay and nowhere else, and the disk may be mounted late.
+let_write() {
+    case $data_dir in
+    '') ;; # not known: as it was
+    /var/lib/forebay | /var/lib/forebay/* | [!/]*) rm -f $unit.d/data-dir.conf ;;
+    *)
+        quoted=$(printf '%s' "$data_dir" | sed 's/["\\]/\\&/g; s/%/%%/g')
+        printf '[Unit]\nRequiresMountsFor="%s"\n[Service]\nReadWritePaths="%s"\n' "$quoted" "$quoted" >"$work/data-dir.conf"
+        put 644 "$work/data-dir.conf" $unit.d/data-dir.conf
+        ;;
+    esac
 }
 
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap 'rm -rf "$work" $program.new' EXIT
 $what
