@@ -317,8 +317,32 @@ by_install_sh() {
     echo >>"$bare/packages/$files.tar.gz"
     if bare sh /packages/install.sh --from /packages >"$work/log" 2>&1; then die "install.sh takes a damaged archive"; fi
     log_says SHA256SUMS
-    umount "$bare/proc"
     ok "install.sh, busybox only: install, again, uninstall, from the unpacked archive; a damaged archive is refused"
+    openwrt
+    umount "$bare/proc"
+}
+
+openwrt() { # what its firmware has, as far as install.sh looks
+    mkdir -p "$bare/sbin" "$bare/lib/upgrade/keep.d"
+    : >"$bare/etc/openwrt_release"
+    : >"$bare/sbin/procd"
+    chmod +x "$bare/sbin/procd"
+    rm "$bare$config"
+    quietly bare sh "/unpacked/$files/install.sh" --uninstall
+    quietly bare sh "/unpacked/$files/install.sh" --no-start
+    log_says "data /srv/forebay"
+    says "750 forebay" bare stat -c '%a %U' /srv/forebay
+    mkdir "$bare/etc/rc.d"
+    ln -s ../init.d/forebay "$bare/etc/rc.d/S95forebay"
+    # The files that sysupgrade finds, as it looks for them.
+    # shellcheck disable=SC2016  # bare's
+    quietly bare sh -c 'find $(cat /lib/upgrade/keep.d/*) -type f -o -type l'
+    for kept in $config /usr/bin/forebay /etc/init.d/forebay /etc/rc.d/S95forebay /lib/upgrade/keep.d/forebay; do
+        grep -qx "$kept" "$work/log" || die "sysupgrade does not keep $kept"
+    done
+    quietly bare sh "/unpacked/$files/install.sh" --uninstall
+    [ ! -e "$bare/lib/upgrade/keep.d/forebay" ] || die "--uninstall leaves sysupgrade's list"
+    ok "install.sh, OpenWrt: data in /srv/forebay; sysupgrade keeps program, configuration and script"
 }
 
 for deb in "$@"; do

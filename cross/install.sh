@@ -39,6 +39,7 @@ program=/usr/bin/forebay
 config=/etc/forebay/forebay.toml
 unit=/etc/systemd/system/forebay.service
 init=/etc/init.d/forebay
+keep=/lib/upgrade/keep.d/forebay
 has() { command -v "$1" >/dev/null 2>&1; }
 has_systemd() { has systemctl; }
 runs_systemd() { [ -d /run/systemd/system ]; }
@@ -50,7 +51,7 @@ uninstall() {
         $init stop || true
         $init disable || true
     fi
-    rm -f $program $unit $unit.d/data-dir.conf $init
+    rm -f $program $unit $unit.d/data-dir.conf $init $keep
     if runs_systemd; then systemctl daemon-reload || true; fi
     echo "uninstalled; kept: /etc/forebay, the user forebay, and the data that $config names"
 }
@@ -169,6 +170,10 @@ install() {
         fi
     elif has_procd; then
         put 755 "$files/openwrt/forebay.init" $init
+        if [ -d "$(dirname $keep)" ]; then # what sysupgrade takes over; of data there may be too many
+            printf '%s\n' /etc/forebay $program $init '/etc/rc.d/*forebay' $keep >"$work/keep"
+            put 644 "$work/keep" $keep
+        fi
         if [ $start = yes ]; then
             $init enable
             $init restart
