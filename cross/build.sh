@@ -93,7 +93,7 @@ fi
 
 {
     echo "forebay $version for $triple, profile $profile${features:+,}$features"
-    echo "source: $(git describe --always --dirty --abbrev=40 2>/dev/null || echo unknown), SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH"
+    echo "source: $(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown), SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH"
     echo "compiler: $with, $("${RUSTC:-rustc}" --version)"
     [ "$with" = cross ] || echo "linker and C compiler: zig $(python-zig version)"
 } >"$out/BUILDINFO"

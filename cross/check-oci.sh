@@ -2,7 +2,7 @@
 # check-oci.sh ARCHIVE
 #
 # Reads an image of `package.sh --oci` by other programs than the one that wrote it: skopeo finds each platform, umoci unpacks
-# it, and the agent runs in it as the image's user.
+# it, and the agent runs in it as the image's user. Before, that package.sh packs nothing which it takes for something else.
 #
 # Needs root, skopeo, umoci, mosquitto-clients, and qemu-user-static for other architectures. Ends with 77 where one of them is missing.
 set -euo pipefail
@@ -15,10 +15,32 @@ archive=$1
 work=$(mktemp -d)
 agent=''
 trap '[ -z "$agent" ] || kill "$agent" 2>/dev/null || true; rm -rf "$work"' EXIT
+ok() { echo "    ok: $*"; }
 failed() {
     cat "$work/log"
     die "$*"
 }
+
+# A program of another commit, or another program, would pass for one of this version.
+stale() {
+    local out=$work/target/dist/x86_64-unknown-linux-musl head
+    head=$(git -C "$root" rev-parse HEAD 2>/dev/null || echo unknown)
+    mkdir -p "$out"
+    refused() { # COMMIT WHY
+        echo "forebay $version for x86_64-unknown-linux-musl, profile release
+source: $1, SOURCE_DATE_EPOCH=0" >"$out/BUILDINFO"
+        echo "no program" >"$out/forebay"
+        (cd "$out" && sha256sum BUILDINFO forebay >SHA256SUMS)
+        [ "$1" != "$head" ] || echo damaged >>"$out/forebay"
+        ! FOREBAY_ALLOW_STALE='' CARGO_TARGET_DIR=$work/target "$root/cross/package.sh" --oci x86_64 >"$work/log" 2>&1 || failed "packs what is stale"
+        grep -qF "$2" "$work/log" || failed "does not say: $2"
+        grep -q FOREBAY_ALLOW_STALE=1 "$work/log" || failed "does not say how to pack it all the same"
+    }
+    refused "$head-dirty" "built of commit $head-dirty, not of $head"
+    refused "$head" "not what its SHA256SUMS says"
+    ok "package.sh refuses what was built of something else, and what is damaged"
+}
+stale
 
 platforms() { python3 -c 'import json, sys
 for entry in json.load(sys.stdin)["manifests"]: print("/".join(entry["platform"].get(key, "") for key in ("architecture", "variant")))'; }
@@ -67,5 +89,5 @@ for platform in $(skopeo inspect --raw "oci-archive:$archive" | platforms); do
     kill -TERM $agent
     wait $agent || failed "the agent did not end well"
     agent=''
-    echo "    ok: $platform: found by skopeo, unpacked by umoci, runs as 65532, refuses to be open to everybody"
+    ok "$platform: found by skopeo, unpacked by umoci, runs as 65532, refuses to be open to everybody"
 done

