@@ -45,7 +45,16 @@ stale
 platforms() { python3 -c 'import json, sys
 for entry in json.load(sys.stdin)["manifests"]: print("/".join(entry["platform"].get(key, "") for key in ("architecture", "variant")))'; }
 
-for platform in $(skopeo inspect --raw "oci-archive:$archive" | platforms); do
+all=$(skopeo inspect --raw "oci-archive:$archive" | platforms)
+# As a registry gets it.
+skopeo copy --all --insecure-policy --quiet "oci-archive:$archive" "oci:$work/all:$version"
+[ "$(skopeo inspect --raw "oci:$work/all:$version" | platforms)" = "$all" ] || die "skopeo copy --all copies less than all"
+# As podman and containerd call it.
+tar -xOf "$archive" index.json >"$work/log"
+grep -qF "\"io.containerd.image.name\":\"localhost/forebay:$version\"" "$work/log" || failed "index.json does not name the image"
+ok "skopeo copies all of it, it has a name"
+
+for platform in $all; do
     rm -rf "${work:?}"/*
     arch=${platform%/*} variant=${platform#*/}
     choose=(--override-os linux --override-arch "$arch")

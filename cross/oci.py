@@ -39,7 +39,9 @@ def main(out, version, config, notices, *binaries):
         program = layer(blobs, [("usr/", 0o755, 0, None), ("usr/bin/", 0o755, 0, None), ("usr/bin/forebay", 0o755, 0, read(path))])
         manifests.append(blob(blobs, "manifest.v1+json", manifest(blobs, version, platform, [system, program])) | {"platform": platform})
     index = {"schemaVersion": 2, "mediaType": OCI + "index.v1+json", "manifests": manifests, "annotations": annotations(version)}
-    top = blob(blobs, "index.v1+json", index) | {"annotations": {"org.opencontainers.image.ref.name": version}}
+    # podman and containerd read the second, where it is; the first alone would be podman's name of the image.
+    names = {"org.opencontainers.image.ref.name": version, "io.containerd.image.name": f"localhost/forebay:{version}"}
+    top = blob(blobs, "index.v1+json", index) | {"annotations": names}
     archive = [("oci-layout", 0o644, 0, text({"imageLayoutVersion": "1.0.0"}))]
     archive += [("index.json", 0o644, 0, text({"schemaVersion": 2, "manifests": [top]}))]
     archive += [("blobs/", 0o755, 0, None), ("blobs/sha256/", 0o755, 0, None)]
