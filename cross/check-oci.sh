@@ -4,7 +4,7 @@
 # Reads an image of `package.sh --oci` by other programs than the one that wrote it: skopeo finds each platform, umoci unpacks
 # it, and the agent runs in it as the image's user. Before, that package.sh packs nothing which it takes for something else.
 #
-# Needs root, skopeo, umoci, mosquitto-clients, and qemu-user-static for other architectures. Ends with 77 where one of them is missing.
+# Needs root, skopeo, umoci, ca-certificates, mosquitto-clients, and qemu-user-static for other architectures. Ends with 77 where one of them is missing.
 set -euo pipefail
 . "$(dirname "$0")/targets.sh"
 
@@ -67,6 +67,8 @@ for platform in $all; do
     umoci unpack --image "$work/image:$version" "$work/bundle" >"$work/log" 2>&1 || failed "umoci"
     files=$work/bundle/rootfs
     [ "$(stat -c '%a %u:%g' "$files/var/lib/forebay")" = "750 65532:65532" ] || die "/var/lib/forebay is not the user's"
+    diff <(sort -u "$files/etc/ssl/certs/ca-certificates.crt") <(sort -u /usr/share/ca-certificates/mozilla/*.crt) >"$work/log" ||
+        failed "trusts others than Debian does"
     grep -q '"uid": 65532' "$work/bundle/config.json" || die "runs as another user"
 
     inside=(chroot --userspec=65532:65532 "$files" /usr/bin/forebay)

@@ -2,10 +2,10 @@
 """oci.py OUT VERSION CONFIG NOTICES PLATFORM=BINARY...
 
 Writes OUT, an image for several architectures as an OCI archive, without a container engine: `skopeo copy`, `podman load` and
-`ctr image import` take it. PLATFORM is OCI's: arm64/v8, arm/v7, amd64. There is no distribution in it: the program, this
-machine's bundle of certificates, CONFIG as /etc/forebay/forebay.toml, NOTICES of licences, and a user of its own, 65532.
+`ctr image import` take it. PLATFORM is OCI's: arm64/v8, arm/v7, amd64. There is no distribution in it: the program, the
+certificates of Debian's ca-certificates, CONFIG as /etc/forebay/forebay.toml, NOTICES of licences, and a user of its own, 65532.
 
-SOURCE_DATE_EPOCH stands in every file, so that the same input, the bundle included, gives the same bytes.
+SOURCE_DATE_EPOCH stands in every file, so that the same input, those certificates included, gives the same bytes.
 """
 
 import datetime
@@ -17,7 +17,7 @@ import os
 import sys
 import tarfile
 
-CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+CERTIFICATES = "/usr/share/ca-certificates/mozilla"  # not /etc/ssl/certs, where this machine's own authorities are, too
 USER = 65532
 EPOCH = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
 CREATED = datetime.datetime.fromtimestamp(EPOCH, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -25,7 +25,7 @@ OCI = "application/vnd.oci.image."
 
 
 def main(out, version, config, notices, *binaries):
-    if not os.path.exists(CERTIFICATES):
+    if not os.path.isdir(CERTIFICATES):
         sys.exit(f"oci.py: {CERTIFICATES} is not there: install ca-certificates")
     blobs = {}
     system = layer(blobs, files(config, notices))
@@ -60,7 +60,7 @@ def files(config, notices):
         ("etc/passwd", 0o644, 0, f"root:x:0:0::/:/\nforebay:x:{USER}:{USER}::/var/lib/forebay:/\n".encode()),
         ("etc/ssl/", 0o755, 0, None),
         ("etc/ssl/certs/", 0o755, 0, None),
-        ("etc/ssl/certs/ca-certificates.crt", 0o644, 0, read(CERTIFICATES)),
+        ("etc/ssl/certs/ca-certificates.crt", 0o644, 0, certificates()),
         ("run/", 0o755, 0, None),
         ("run/forebay/", 0o755, USER, None),
         ("tmp/", 0o1777, 0, None),
@@ -73,6 +73,12 @@ def files(config, notices):
         ("var/lib/", 0o755, 0, None),
         ("var/lib/forebay/", 0o750, USER, None),
     ]
+
+
+def certificates():
+    """One bundle of them all, as programs read it."""
+    names = sorted(name for name in os.listdir(CERTIFICATES) if name.endswith(".crt"))
+    return b"".join(read(os.path.join(CERTIFICATES, name)).strip() + b"\n" for name in names)
 
 
 def manifest(blobs, version, platform, layers):
