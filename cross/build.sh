@@ -24,6 +24,7 @@ while [ $# -gt 1 ]; do
     esac
 done
 target "${1:?"a target: $targets"}"
+one_word "$root" "${CARGO_HOME:-$HOME/.cargo}"
 
 has_std() { [ -d "$(rustc --print target-libdir --target "$triple" 2>/dev/null)" ]; }
 # rustup's library for 32-bit musl keeps time in 32 bits: toolchain.sh.

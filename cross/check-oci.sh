@@ -2,7 +2,7 @@
 # check-oci.sh ARCHIVE
 #
 # Reads an image of `package.sh --oci` by other programs than the one that wrote it: skopeo finds each platform, umoci unpacks
-# it, and the agent runs in it as the image's user. Before, that package.sh packs nothing which it takes for something else.
+# it, and the agent runs in it as the image's user. Before, what build.sh and package.sh refuse.
 #
 # Needs root, skopeo, umoci, ca-certificates, mosquitto-clients, and qemu-user-static for other architectures. Ends with 77 where one of them is missing.
 set -euo pipefail
@@ -41,6 +41,19 @@ source: $1, SOURCE_DATE_EPOCH=0" >"$out/BUILDINFO"
     ok "package.sh refuses what was built of something else, and what is damaged"
 }
 stale
+
+# In RUSTFLAGS and CFLAGS a space would be the end of a flag.
+spaces() {
+    local place
+    mkdir "$work/a folder"
+    cp -r "$root/cross" "$root/Cargo.toml" "$work/a folder"
+    for place in "$root" "$work/a folder"; do
+        ! CARGO_HOME="$work/a home" "$place/cross/build.sh" aarch64 >"$work/log" 2>&1 || failed "builds with a space in a path"
+        grep -qF 'with a space in the path' "$work/log" || failed "does not say what is wrong with a space"
+    done
+    ok "build.sh refuses paths with a space"
+}
+spaces
 
 platforms() { python3 -c 'import json, sys
 for entry in json.load(sys.stdin)["manifests"]: print("/".join(entry["platform"].get(key, "") for key in ("architecture", "variant")))'; }

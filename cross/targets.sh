@@ -34,6 +34,13 @@ cannot() {
     exit 77
 }
 
+# Compilers are told of these folders in RUSTFLAGS and CFLAGS, which are words.
+one_word() { # PATH...
+    for path in "$@"; do
+        case $path in *[[:space:]]*) die "cannot build with a space in the path \`$path\`: move it, or what CARGO_HOME or CROSS_HOME names" ;; esac
+    done
+}
+
 # Makes what toolchain.sh makes, and puts it on the PATH. In two steps, so that what fails ends the caller.
 tools() { # WHAT...
     tools=$("$root/cross/toolchain.sh" "$@")

@@ -81,6 +81,7 @@ linker)
     ;;
 rust)
     target "${2:?a target}"
+    one_word "$cross_home" "${CARGO_HOME:-$HOME/.cargo}"
     debian_rustc
     standard_library
     echo "export RUSTC='$cross_home/rust/bin/rustc'"
