@@ -25,14 +25,17 @@ while [ $# -gt 1 ]; do
 done
 target "${1:?"a target: $targets"}"
 one_word "$root" "${CARGO_HOME:-$HOME/.cargo}"
+command -v readelf >/dev/null || die "no readelf here, which tells whether the binary is static: install binutils"
 
 has_std() { [ -d "$(rustc --print target-libdir --target "$triple" 2>/dev/null)" ]; }
 # rustup's library for 32-bit musl keeps time in 32 bits: toolchain.sh.
 is_32_bit() { [ "$arch" = arm ]; }
+# Debian's compiler is here, or can be had; not every system with apt has it.
+has_debian() { [ -e "$cross_home/rust/.done" ] || [ -n "$(rustc_web)" ]; }
 
 why="as told"
 if [ "$with" = auto ]; then
-    if is_32_bit && command -v apt-get >/dev/null; then
+    if is_32_bit && has_debian; then
         with=debian why="only it has a 64-bit clock on 32-bit ARM"
     elif has_std; then
         with=rustup why="its standard library of $triple is installed"

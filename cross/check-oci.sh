@@ -42,18 +42,22 @@ source: $1, SOURCE_DATE_EPOCH=0" >"$out/BUILDINFO"
 }
 stale
 
-# In RUSTFLAGS and CFLAGS a space would be the end of a flag.
-spaces() {
-    local place
+# In RUSTFLAGS and CFLAGS a space would be the end of a flag; without readelf every binary would pass for static.
+cannot_build() {
+    local place tool
     mkdir "$work/a folder"
     cp -r "$root/cross" "$root/Cargo.toml" "$work/a folder"
     for place in "$root" "$work/a folder"; do
         ! CARGO_HOME="$work/a home" "$place/cross/build.sh" aarch64 >"$work/log" 2>&1 || failed "builds with a space in a path"
         grep -qF 'with a space in the path' "$work/log" || failed "does not say what is wrong with a space"
     done
-    ok "build.sh refuses paths with a space"
+    mkdir "$work/bin"
+    for tool in sh dirname mkdir git sed head; do ln -s "$(command -v $tool)" "$work/bin"; done
+    ! PATH=$work/bin "$root/cross/build.sh" aarch64 >"$work/log" 2>&1 || failed "builds without readelf"
+    grep -q 'no readelf here' "$work/log" || failed "does not say that readelf is missing"
+    ok "build.sh refuses paths with a space, and to build without readelf"
 }
-spaces
+cannot_build
 
 platforms() { python3 -c 'import json, sys
 for entry in json.load(sys.stdin)["manifests"]: print("/".join(entry["platform"].get(key, "") for key in ("architecture", "variant")))'; }

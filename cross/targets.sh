@@ -41,6 +41,9 @@ one_word() { # PATH...
     done
 }
 
+# The version of Debian's compiler that apt would install, if any.
+rustc_web() { apt-cache policy rustc-web 2>/dev/null | sed -n 's/ *Candidate: \([^(].*\)/\1/p'; }
+
 # Makes what toolchain.sh makes, and puts it on the PATH. In two steps, so that what fails ends the caller.
 tools() { # WHAT...
     tools=$("$root/cross/toolchain.sh" "$@")

@@ -26,8 +26,8 @@ python_tools() { # NAME PACKAGE==VERSION...
 debian_rustc() {
     [ -e "$cross_home/rust/.done" ] && return
     command -v apt-get >/dev/null || die "no apt-get here. Have a Rust of your own instead: rustup target add $triple"
-    candidate=$(apt-cache policy rustc-web | sed -n 's/ *Candidate: //p')
-    case $candidate in '' | '(none)') die "apt knows no rustc-web: run apt-get update; Debian 12 and later have it" ;; esac
+    candidate=$(rustc_web)
+    [ -n "$candidate" ] || die "apt knows no rustc-web: run apt-get update; Debian 12 and later have it"
     depends() { apt-cache depends "$1=$candidate" | sed -n "s/ *Depends: \($2\)\$/\1/p" | head -1; }
     dev=$(depends rustc-web 'libstd-rust-web-dev')
     std=$(depends "$dev" 'libstd-rust-web-[0-9.]*')
