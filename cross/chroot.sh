@@ -178,14 +178,27 @@ upgrade() {
     cat "$work/config" >"$debian$config"
     echo "secret" >"$debian/etc/forebay/token"
     chmod 750 "$debian/usr/bin/forebay" # to be put right
+    chmod 700 "$debian$data" # to be left
     quietly root dpkg --force-confold -i /tmp/3.deb
     says 'gateway = "gw-07"' cat "$debian$config"
     says "# of $version+3" cat "$debian$config.dpkg-dist"
     is "640 root:forebay" $config
     is "755 root:root" /usr/bin/forebay
+    is "700 forebay:forebay" $data
     says "gateway        gw-07" service forebay check --config $config
     run 40
     ok "upgrade: a changed configuration is kept, and the data"
+    mv "$debian/etc/forebay" "$work/etc"
+    mv "$debian$data" "$work/data"
+    quietly root dpkg --force-confmiss -i /tmp/3.deb
+    is "750 root:forebay" /etc/forebay
+    is "640 root:forebay" $config
+    is "750 forebay:forebay" $data
+    quietly service forebay check --config $config
+    rm -rf "$debian/etc/forebay" "${debian:?}$data"
+    mv "$work/etc" "$debian/etc/forebay"
+    mv "$work/data" "$debian$data"
+    ok "upgrade: a configuration and a data directory that were deleted come back with their rights"
 }
 
 remove() {
