@@ -23,8 +23,10 @@ outside() {
     dir=$(mktemp -d)
     trap 'rm -rf --one-file-system "$dir"' EXIT
     mkdir "$dir/root" "$dir/given"
-    repack "$1" "$2" "$dir/given/1.deb"
-    repack "$1" "$2" "$dir/given/2.deb" "$(dpkg-deb -f "$1" Version)+2"
+    local here
+    here="s/^Architecture: .*/Architecture: $(dpkg --print-architecture)/"
+    repack "$1" "$dir/given/1.deb" "$here" with_program "$2"
+    repack "$1" "$dir/given/2.deb" "$here; s/^Version: .*/&+2/" with_program "$2"
     cp "$0" "$dir/given/boot.sh"
     cp "$root/cross/systemd/usb.conf" "$dir/given"
     unshare --fork --pid --mount --cgroup --uts --ipc --net --kill-child "$0" --namespaces "$dir" >"$dir/boot.log" 2>&1 &
@@ -48,14 +50,8 @@ outside() {
     esac
 }
 
-repack() { # DEB BINARY NEW [VERSION]
-    local folder=$dir/unpacked
-    rm -rf "$folder"
-    dpkg-deb -R "$1" "$folder"
-    strip -o "$folder/usr/bin/forebay" "$2"
-    rm "$folder/DEBIAN/md5sums"
-    sed -i "s/^Architecture: .*/Architecture: $(dpkg --print-architecture)/; s/^Version: .*/Version: ${4:-$(dpkg-deb -f "$1" Version)}/" "$folder/DEBIAN/control"
-    dpkg-deb -Znone --root-owner-group -b "$folder" "$3" >/dev/null
+with_program() { # BINARY FOLDER
+    strip -o "$2/usr/bin/forebay" "$1"
 }
 
 namespaces() { # DIR: becomes systemd

@@ -4,13 +4,14 @@
 # Reads an image of `package.sh --oci` by other programs than the one that wrote it: skopeo finds each platform, umoci unpacks
 # it, and the agent runs in it as the image's user. Before, what build.sh and package.sh refuse.
 #
-# Needs root, skopeo, umoci, ca-certificates, mosquitto-clients, and qemu-user-static for other architectures. Ends with 77 where one of them is missing.
+# Needs root, skopeo, umoci, binutils, ca-certificates, mosquitto-clients, and qemu-user-static for other architectures. Ends with
+# 77 where one of them is missing.
 set -euo pipefail
 . "$(dirname "$0")/targets.sh"
 
 [ $# = 1 ] || die "an archive of package.sh --oci"
 [ "$(id -u)" = 0 ] || cannot "needs root, for the owners of the image's files"
-for tool in skopeo umoci mosquitto_pub; do command -v $tool >/dev/null || cannot "$tool is not installed"; done
+for tool in skopeo umoci readelf mosquitto_pub; do command -v $tool >/dev/null || cannot "$tool is not installed"; done
 archive=$1
 work=$(mktemp -d)
 agent=''
@@ -89,15 +90,12 @@ for platform in $all; do
     grep -q '"uid": 65532' "$work/bundle/config.json" || die "runs as another user"
 
     inside=(chroot --userspec=65532:65532 "$files" /usr/bin/forebay)
-    case $(uname -m):$arch in
-    x86_64:amd64 | aarch64:arm64) ;;
-    *:arm64 | *:arm)
-        qemu=$(command -v "qemu-${arch/arm64/aarch64}-static") || cannot "no qemu-user-static for $arch"
+    emulator=$(emulator_of "$files/usr/bin/forebay")
+    if [ -n "$emulator" ]; then
+        qemu=$(command -v "$emulator") || cannot "$emulator is not installed"
         cp "$qemu" "$files/qemu"
         inside=(chroot --userspec=65532:65532 "$files" /qemu /usr/bin/forebay)
-        ;;
-    *) cannot "nothing here runs $arch" ;;
-    esac
+    fi
     mapfile -t command < <(sed -n '/"args": \[/,/\]/s/^\s*"\([^[].*\)",\?$/\1/p' "$work/bundle/config.json")
     [ "${command[*]}" = "/usr/bin/forebay run --config /etc/forebay/forebay.toml" ] || die "starts ${command[*]}"
 
@@ -107,11 +105,7 @@ for platform in $all; do
 
     FOREBAY__GATEWAY=gw-07 FOREBAY__LISTENER__0__BIND=unix:/run/forebay/mqtt.sock "${inside[@]}" "${command[@]:1}" >"$work/log" 2>&1 &
     agent=$!
-    for _ in $(seq 300); do
-        [ ! -S "$files/run/forebay/mqtt.sock" ] || break
-        kill -0 $agent 2>/dev/null || failed "the agent has ended"
-        sleep 0.1
-    done
+    wait_for $agent test -S "$files/run/forebay/mqtt.sock" || failed "the agent does not listen"
     seq 20 | mosquitto_pub --unix "$files/run/forebay/mqtt.sock" -i oci -q 1 -t oci/test -l || failed "cannot publish"
     "${inside[@]}" status >"$work/status" || failed "no status"
     kill -TERM $agent

@@ -9,7 +9,7 @@
 #   - the script for OpenWrt asks procd for what it should, and for nothing with a bad configuration;
 #   - the recipe for Yocto names files and checksums that are there.
 #
-# Needs systemd, strace, mosquitto-clients, openssl, and qemu-user-static for other architectures.
+# Needs systemd, strace, binutils, mosquitto-clients, openssl, and qemu-user-static for other architectures.
 set -euo pipefail
 . "$(dirname "$0")/targets.sh"
 [ $# -gt 0 ] || die "a forebay binary, or several"
@@ -64,14 +64,9 @@ allowed_calls() {
 
 # Sets $emulator: what runs BINARY here, and $tracer: the same with its system calls written to the file that follows.
 how_to_run() { # BINARY
-    local machine
-    machine=$(readelf -h "$1" | sed -n 's/ *Machine: *//p')
-    case $(uname -m):$machine in
-    x86_64:*X86-64 | aarch64:AArch64) emulator='' tracer="strace -f -qq -o" ;;
-    *:AArch64) emulator=qemu-aarch64-static tracer="qemu-aarch64-static -strace -D" ;;
-    *:ARM) emulator=qemu-arm-static tracer="qemu-arm-static -strace -D" ;;
-    *) die "$1: there is nothing here that runs $machine" ;;
-    esac
+    emulator=$(emulator_of "$1")
+    tracer="strace -f -qq -o"
+    [ -z "$emulator" ] || tracer="$emulator -strace -D"
 }
 
 # Everything that happens in the service: devices by TLS and a Unix socket, sealing, delivery to a directory and to a node
@@ -79,6 +74,7 @@ how_to_run() { # BINARY
 service() { # BINARY
     rm -rf "$work/data" "$work/upstream" "$work/bundle" "$work"/*.trace
     mkdir "$work/upstream"
+    : >"$work/agent.log" # of the binary before
     cat >"$work/forebay.toml" <<END
 data_dir = "$work/data"
 [[listener]]
@@ -100,12 +96,11 @@ END
     # shellcheck disable=SC2086
     forebay() { $emulator "$binary" "$@" --config "$work/forebay.toml"; }
     local port=''
-    for _ in $(seq 300); do
+    listens() {
         port=$(sed -n 's/.*Listening.*127\.0\.0\.1:\([0-9]*\).*/\1/p' "$work/agent.log")
-        [ -z "$port" ] || break
-        kill -0 $agent 2>/dev/null || failed "the agent has ended"
-        sleep 0.1
-    done
+        [ -n "$port" ]
+    }
+    wait_for $agent listens || failed "the agent does not listen"
     seq 100 | mosquitto_pub --unix "$work/mqtt.sock" -V mqttv5 -i one -q 2 -t check/one -l || failed "cannot publish"
     seq 100 | mosquitto_pub -h localhost -p "$port" --cafile "$work/cert.pem" -i two -q 1 -t check/two -l || failed "cannot publish by TLS"
     forebay sync --once >"$work/sync.log" 2>&1 && failed "delivered to a node that is not there"

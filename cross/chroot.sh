@@ -5,15 +5,15 @@
 # systemd's tools; and install.sh, from the .tar.gz beside it, where there is nothing but busybox. A foreign architecture
 # runs under qemu-user.
 #
-# Needs root, mmdebstrap, dpkg, mosquitto-clients, qemu-user-static and binfmt_misc. Ends with 77 where one of them cannot be had. Mounts
-# live in a namespace of their own; a registration in binfmt_misc is taken back at the end.
+# Needs root, mmdebstrap, dpkg, binutils, mosquitto-clients, qemu-user-static and binfmt_misc. Ends with 77 where one of them cannot
+# be had. Mounts live in a namespace of their own; a registration in binfmt_misc is taken back at the end.
 set -euo pipefail
 . "$(dirname "$0")/targets.sh"
 
 if [ "${FOREBAY_CHROOT:-}" != inside ]; then
     [ $# -gt 0 ] || die "a .deb: cross/package.sh makes it"
     [ "$(id -u)" = 0 ] || cannot "needs root, for chroot and mount"
-    for tool in mmdebstrap dpkg-deb mosquitto_pub; do
+    for tool in mmdebstrap dpkg-deb readelf mosquitto_pub; do
         command -v $tool >/dev/null || cannot "$tool is not installed"
     done
     unshare --mount true 2>/dev/null || cannot "no mount namespace can be made here"
@@ -58,22 +58,23 @@ debian_root() { # ARCH FOLDER
     mount -t proc proc "$2/proc"
 }
 
-# So that the kernel starts programs of ARCH. `F` opens qemu now, which is not in the chroot; `P` keeps argv[0].
-emulate() { # ARCH ROOT
-    chroot "$2" /usr/bin/true 2>/dev/null && return
+# So that the kernel starts the programs in ROOT. `F` opens qemu now, which is not in the chroot; `P` keeps argv[0].
+emulate() { # ROOT
+    chroot "$1" /usr/bin/true 2>/dev/null && return
     local qemu magic
+    qemu=$(emulator_of "$work/deb/usr/bin/forebay")
     # The first 20 bytes of an executable: class, order, version; type (2 or 3), machine.
-    case $1 in
-    arm64) qemu=qemu-aarch64-static magic='\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00' ;;
-    armhf) qemu=qemu-arm-static magic='\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x28\x00' ;;
-    *) cannot "this machine does not run $1" ;;
+    case $qemu in
+    *-aarch64-*) magic='\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00' ;;
+    *-arm-*) magic='\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x28\x00' ;;
+    *) die "this machine's own programs do not run in a chroot" ;;
     esac
-    qemu=$(command -v $qemu) || cannot "$qemu is not installed"
+    qemu=$(command -v "$qemu") || cannot "$qemu is not installed"
     [ -e $binfmt/register ] || mount -t binfmt_misc binfmt_misc $binfmt 2>/dev/null || cannot "binfmt_misc cannot be mounted"
     local mask='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
     printf '%s' ":forebay-$$:M::\x7fELF$magic:$mask:$qemu:FP" >$binfmt/register 2>/dev/null || cannot "binfmt_misc takes no registration"
     registered=forebay-$$
-    chroot "$2" /usr/bin/true || die "$1 does not run, although qemu is registered"
+    chroot "$1" /usr/bin/true || die "nothing runs in $1, although qemu is registered"
 }
 
 # ---- words of the test
@@ -102,13 +103,11 @@ data=/var/lib/forebay
 enabled=/etc/systemd/system/multi-user.target.wants/forebay.service
 
 # The same package with a higher version, and a line more in the configuration.
-newer() { # DEB VERSION FOLDER
-    rm -rf "$3.d"
-    dpkg-deb -R "$1" "$3.d"
-    sed -i "s/^Version: .*/Version: $2/" "$3.d/DEBIAN/control"
-    echo "# of $2" >>"$3.d$config"
-    (cd "$3.d" && find . -type f ! -path './DEBIAN/*' -exec md5sum {} + | sed 's|\./||' >DEBIAN/md5sums)
-    dpkg-deb -Zgzip -z1 --root-owner-group -b "$3.d" "$3" >/dev/null
+newer() { # NUMBER
+    repack "$deb" "$debian/tmp/$1.deb" "s/^Version: .*/&+$1/" with_line "# of $version+$1"
+}
+with_line() { # LINE FOLDER
+    echo "$1" >>"$2$config"
 }
 
 alone() { # the binary in a root where nothing else is
@@ -120,8 +119,8 @@ alone() { # the binary in a root where nothing else is
 
 install() {
     cp "$deb" "$debian/tmp/1.deb"
-    newer "$deb" "$version+2" "$debian/tmp/2.deb"
-    newer "$deb" "$version+3" "$debian/tmp/3.deb"
+    newer 2
+    newer 3
     quietly root dpkg -i /tmp/1.deb
     is "640 root:forebay" $config
     is "750 root:forebay" /etc/forebay
@@ -146,11 +145,7 @@ run() { # the number of messages that it has then
     chown "$(root id -u forebay)" "$debian/run/forebay"
     "${as_service[@]}" FOREBAY__LISTENER__0__BIND=unix:/run/forebay/mqtt.sock forebay run --config $config >"$work/agent.log" 2>&1 &
     agent=$!
-    for _ in $(seq 300); do
-        [ ! -S "$debian/run/forebay/mqtt.sock" ] || break
-        kill -0 $agent 2>/dev/null || { cat "$work/agent.log"; die "the agent has ended"; }
-        sleep 0.1
-    done
+    wait_for $agent test -S "$debian/run/forebay/mqtt.sock" || { cat "$work/agent.log"; die "the agent does not listen"; }
     publish 20 || { cat "$work/agent.log"; die "cannot publish"; }
     quietly service forebay sync --once --config $config
     says "messages" service forebay status --config $config
@@ -368,7 +363,7 @@ for deb in "$@"; do
     debian=$work/$debian_arch
     as_service=(chroot --userspec=forebay:forebay "$debian" /usr/bin/env -i PATH=/usr/bin LC_ALL=C.UTF-8)
     debian_root "$debian_arch" "$debian"
-    emulate "$debian_arch" "$debian"
+    emulate "$debian"
     alone
     install
     run 20

@@ -67,3 +67,41 @@ packaged_config() {
     sed 's|^#data_dir = "\./forebay-data"$|data_dir = "/var/lib/forebay"|' "$root/agent/src/config/sample.toml" >"$1"
     grep -q '^data_dir = "/var/lib/forebay"$' "$1" || die "agent/src/config/sample.toml: no line #data_dir = \"./forebay-data\""
 }
+
+# ---- for the tests
+
+# Prints what runs EXECUTABLE here, a program of qemu-user; nothing if it is this machine's own.
+emulator_of() { # EXECUTABLE
+    machine=$(readelf -h "$1" | sed -n 's/ *Machine: *//p')
+    case $(uname -m):$machine in
+    x86_64:*X86-64 | aarch64:AArch64) ;;
+    *:AArch64) echo qemu-aarch64-static ;;
+    *:ARM) echo qemu-arm-static ;;
+    *) cannot "nothing here runs $1: $machine" ;;
+    esac
+}
+
+# Gives COMMAND half a minute to succeed, as long as process PID runs.
+wait_for() { # PID COMMAND...
+    of=$1 tries=300
+    shift
+    until "$@"; do
+        tries=$((tries - 1))
+        [ $tries -gt 0 ] || return 1
+        kill -0 "$of" 2>/dev/null || return 1
+        sleep 0.1
+    done
+}
+
+# Makes the package NEW of DEB: its control file is changed by sed, its files by a command that is given their folder.
+repack() { # DEB NEW SED COMMAND...
+    deb_before=$1 deb_after=$2 deb_control=$3
+    shift 3
+    rm -rf "$deb_after.d"
+    dpkg-deb -R "$deb_before" "$deb_after.d"
+    sed -i "$deb_control" "$deb_after.d/DEBIAN/control"
+    "$@" "$deb_after.d"
+    (cd "$deb_after.d" && find . -type f ! -path './DEBIAN/*' -exec md5sum {} + | sed 's|\./||' >DEBIAN/md5sums)
+    dpkg-deb -Znone --root-owner-group -b "$deb_after.d" "$deb_after" >/dev/null
+    rm -r "$deb_after.d"
+}
