@@ -167,7 +167,8 @@ procd_add_restart_mount_trigger() { echo "after the mount of $*"; }
 logger() { echo "$*"; }
 chown() { :; }
 END
-    sed "s|/tmp|$work/memory|g; s|^PROGRAM=.*|PROGRAM=$binary|; s|^CONFIG=.*|CONFIG=$work/openwrt.toml|; s|/var/run/forebay|$work/run|g" \
+    sed "s|/tmp|$work/memory|g; s|/srv/forebay|$work/flash|g; s|/var/run/forebay|$work/run|g
+        s|^PROGRAM=.*|PROGRAM=$binary|; s|^CONFIG=.*|CONFIG=$work/openwrt.toml|" \
         "$root/cross/openwrt/forebay.init" >>"$script"
     procd() { busybox sh -c ". $script && $1" >"$work/procd.log" 2>&1; }
     says() { grep -qF -- "$1" "$work/procd.log" || { cat "$work/procd.log"; die "the script for procd does not say: $1"; }; }
@@ -193,6 +194,9 @@ END
     says close
     procd reload_service || die "the script for procd does not reload"
     says "signal forebay"
+
+    echo "data_dir = \"$work/flash\"" >"$work/openwrt.toml"
+    procd start_service || { cat "$work/procd.log"; die "the script for procd does not start after a firmware upgrade"; }
 
     mkdir -p "$work/memory/forebay"
     ln -s "$work/memory" "$work/var"

@@ -32,14 +32,15 @@ built() { # TARGET
     stale=$(stale) # why it is not what version and time of the packages would say
     if [ -n "$stale" ]; then
         [ "${FOREBAY_ALLOW_STALE:-}" = 1 ] ||
-            die "$out: $stale. Run cross/build.sh $1 again; FOREBAY_ALLOW_STALE=1 packs it as it is, such as after a commit that changes only documentation"
+            die "$out: $stale. Run cross/build.sh $1 again, or set FOREBAY_ALLOW_STALE=1 if what has changed is not in the program"
         echo "!!! $out: $stale; packed all the same" >&2
     fi
 }
 
 stale() {
     (cd "$out" && sha256sum --quiet --strict -c SHA256SUMS >/dev/null 2>&1) || { echo "not what its SHA256SUMS says"; return; }
-    [ "$(sed -n '1s/^forebay \([^ ]*\) for .*/\1/p' "$out/BUILDINFO")" = "$version" ] || { echo "built of another version than $version"; return; }
+    [ "$(sed -n '1s/^forebay \([^ ]*\) for .*/\1/p' "$out/BUILDINFO")" = "$version" ] ||
+        { echo "built of another version than $version"; return; }
     commit=$(sed -n 's/^source: \([^,]*\),.*/\1/p' "$out/BUILDINFO")
     head=$(git rev-parse HEAD 2>/dev/null || echo unknown)
     [ "$commit" = "$head" ] || echo "built of commit $commit, not of $head"

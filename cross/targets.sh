@@ -37,7 +37,9 @@ cannot() {
 # Compilers are told of these folders in RUSTFLAGS and CFLAGS, which are words.
 one_word() { # PATH...
     for path in "$@"; do
-        case $path in *[[:space:]]*) die "cannot build with a space in the path \`$path\`: move it, or what CARGO_HOME or CROSS_HOME names" ;; esac
+        case $path in
+        *[[:space:]]*) die "cannot build with a space in the path \`$path\`: move it, or what CARGO_HOME or CROSS_HOME names" ;;
+        esac
     done
 }
 
