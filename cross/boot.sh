@@ -153,10 +153,10 @@ StandardError=append:/mnt/given/forebay.log'
     ok "kill -9: started again, nothing lost"
 
     drop_in watchdog '[Service]
-WatchdogSec=5s
+WatchdogSec=20s
 TimeoutAbortSec=2s'
     systemctl restart forebay
-    sleep 10 # twice as long as the watchdog waits
+    sleep 30 # longer than the watchdog waits
     is NRestarts 0
     is ActiveState active
     kill -STOP "$(pid)"

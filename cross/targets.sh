@@ -83,9 +83,9 @@ emulator_of() { # EXECUTABLE
     esac
 }
 
-# Gives COMMAND half a minute to succeed, as long as process PID runs.
+# Gives COMMAND two minutes to succeed, as long as process PID runs.
 wait_for() { # PID COMMAND...
-    of=$1 tries=300
+    of=$1 tries=1200
     shift
     until "$@"; do
         tries=$((tries - 1))
