@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
@@ -273,16 +273,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             && self.session.may_read()
     }
 
-    fn feed(&mut self, frame: bytes::Bytes) {
+    fn feed(&mut self, frame: Bytes) {
         let now = now();
         self.frames_left -= 1;
         self.packet_deadline = None;
         if self.session.expects_connect() {
             let decoded = codec::decode_connect(frame.clone());
             let version = codec::answer_version(&frame);
-            if let Ok(mut frame) = frame.try_into_mut() {
-                frame.zeroize(); // there may be a password in it
-            }
+            let is_wiped = wipe(frame, &mut self.input);
+            debug_assert!(is_wiped, "nothing that is decoded from a CONNECT shares its memory");
             if !self.shared.connecting.leave(self.entrance.number) {
                 return; // it had to go for others, and is being told so
             }
@@ -359,6 +358,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             _ => info!(?reason, "Closed."),
         }
+        self.input.zeroize(); // half a CONNECT, perhaps
         self.input = BytesMut::new();
         if self.socket.is_some() {
             self.closing = Closing::Flushing;
@@ -445,6 +445,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let mut buffer = ReadBuf::new(scratch);
             let result = ready!(Pin::new(socket).poll_read(cx, &mut buffer));
             if !is_lingering {
+                if is_secret {
+                    make_room(input, buffer.filled().len());
+                }
                 input.extend_from_slice(buffer.filled());
             }
             if is_secret {
@@ -526,6 +529,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
 impl<S> Drop for Connection<S> {
     fn drop(&mut self) {
+        self.input.zeroize();
         self.shared.partial_bytes.remove(self.partial_bytes);
     }
 }
@@ -534,4 +538,64 @@ impl<S> Drop for Connection<S> {
 enum Order {
     Continue,
     Abandon,
+}
+
+/// Overwrites a CONNECT, for there may be a password in it. `rest` is what came behind it, in the same memory: it moves.
+/// `false`: somebody else has the CONNECT too.
+fn wipe(frame: Bytes, rest: &mut BytesMut) -> bool {
+    *rest = BytesMut::from(&rest[..]);
+    match frame.try_into_mut() {
+        Ok(mut frame) => {
+            frame.zeroize();
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// Makes room for more of a CONNECT, and leaves nothing of it where it was. It grows at least twofold.
+fn make_room(input: &mut BytesMut, bytes: usize) {
+    if input.capacity() - input.len() < bytes {
+        let mut larger = BytesMut::with_capacity((input.len() + bytes).max(2 * input.capacity()));
+        larger.extend_from_slice(input);
+        input.zeroize();
+        *input = larger;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_a_connect_is_overwritten_whatever_came_behind_it() {
+        let body = [&b"\0\x04MQTT\x04\xC6\0\0\0\x01a\0\x01w\0\x04gone"[..], b"\0\x03ann\0\x06secret"].concat();
+        for behind in [&b""[..], &[0xC0, 0]] {
+            let mut input = BytesMut::new();
+            input.extend_from_slice(&[&[0x10, body.len() as u8][..], &body, behind].concat());
+            let frame = codec::next_frame(&mut input, 1_000).expect("a packet").expect("a whole one");
+            let connect = codec::decode_connect(frame.clone()).expect("a CONNECT");
+
+            assert!(wipe(frame, &mut input));
+
+            assert_eq!(connect.password.as_deref(), Some(&b"secret"[..]));
+            assert_eq!(connect.will.expect("a Will Message").payload, b"gone"[..]);
+            assert_eq!(input, behind);
+        }
+    }
+
+    #[test]
+    fn a_connect_that_somebody_else_has_too_is_not_called_overwritten() {
+        let frame = Bytes::from(vec![0x10, 0]);
+        let _other = frame.clone();
+        assert!(!wipe(frame, &mut BytesMut::new()));
+    }
+
+    #[test]
+    fn room_for_more_of_a_connect_is_made_without_losing_what_is_there() {
+        let mut input = BytesMut::from(&b"half"[..]);
+        make_room(&mut input, 100);
+        assert_eq!(input, b"half"[..]);
+        assert!(input.capacity() >= 104);
+    }
 }
