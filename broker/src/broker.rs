@@ -250,6 +250,7 @@ pub(crate) async fn serve<S: Stream>(
         allow_anonymous: config.allow_anonymous,
         certificate: None,
         certified: None,
+        arriving: None,
     };
     if config.tls.is_none() && !config.websocket {
         Connection::new(shared.clone(), handle, socket, entrance).run().await;

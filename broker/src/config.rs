@@ -39,15 +39,16 @@ pub struct Limits {
     pub keep_alive_secs_max: u16,
     /// A whole packet, bytes. Default 256 KiB. At the bound: DISCONNECT 0x95 (5.0), connection closed.
     pub packet_bytes_max: u32,
-    /// A CONNECT, bytes, if that is less than `packet_bytes_max`. Default 64 KiB. At the bound the connection is closed.
+    /// A CONNECT, bytes, and a WebSocket's message until it is accepted, if that is less than `packet_bytes_max`. Default
+    /// 64 KiB. At the bound the connection is closed.
     pub connect_bytes_max: u32,
     /// Payload of a Will Message, bytes. Default 65,535, and what fits a CONNECT. At the bound: CONNACK 0x97 (3.1.1:
     /// 0x03).
     pub will_bytes_max: usize,
-    /// From the first byte of a packet to its last. Default 60 s. At the bound: DISCONNECT 0x83 (5.0), connection closed.
+    /// From the first byte of a packet, or of a WebSocket's message, to its last. Default 60 s. At the bound: DISCONNECT 0x83 (5.0), connection closed.
     pub packet_timeout: Duration,
-    /// Bytes of packets that are not complete yet, all connections together. Default 64 MiB. At the bound: DISCONNECT
-    /// 0x97 (5.0) to whoever wants more, connection closed.
+    /// Bytes of packets, and of WebSocket messages, that are not complete yet, all connections together. Default 64 MiB.
+    /// At the bound: DISCONNECT 0x97 (5.0) to whoever wants more, connection closed.
     pub partial_bytes_max: usize,
     /// Silence after which a connection is closed, whatever its Keep Alive. Default: none. At the bound: DISCONNECT 0x8D
     /// (5.0).

@@ -172,8 +172,11 @@ pub(crate) async fn wrap<S: Stream>(
         }
     }
     if config.websocket {
-        match websocket::accept(socket, shared.limits.packet_bytes_max).await {
-            Ok(accepted) => socket = Box::new(accepted),
+        match websocket::accept(socket, &shared.limits).await {
+            Ok((accepted, arriving)) => {
+                socket = Box::new(accepted);
+                entrance.arriving = Some(arriving);
+            }
             Err(error) => {
                 shared.stats.websocket_upgrades_failed.add(1);
                 debug!(%error, "No WebSocket of MQTT.");

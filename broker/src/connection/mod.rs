@@ -37,6 +37,7 @@ use crate::quota::Share;
 use crate::reason::ConnectReason;
 use crate::registry::Claim;
 use crate::session::{Action, CloseReason, Session, StopReason, Submission};
+use crate::websocket::{self, Arriving};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 32 * 1024;
@@ -72,6 +73,8 @@ pub(crate) struct Entrance {
     /// The client certificate that was shown, and whom it names.
     pub(crate) certificate: Option<Arc<Certificate>>,
     pub(crate) certified: Option<Arc<str>>,
+    /// Of a WebSocket: the message that is not whole yet.
+    pub(crate) arriving: Option<Arc<Arriving>>,
 }
 
 /// The driver of one session.
@@ -100,7 +103,7 @@ pub(crate) struct Connection<S> {
     packet_deadline: Option<Instant>,
     /// Packets that may still be taken before others get their turn.
     frames_left: u32,
-    /// What of `input` is counted among all packets that are not complete, bytes.
+    /// What of `input`, and of a message below it, is counted among all packets that are not complete, bytes.
     partial_bytes: usize,
     received_at: SystemTime,
 }
@@ -251,14 +254,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Counts the bytes of a packet that has begun, and sets the time for its end.
     fn count_partial(&mut self) {
+        let begun = self.input.len() + self.entrance.arriving.as_ref().map_or(0, |arriving| arriving.bytes());
         if self.closing != Closing::No {
             self.packet_deadline = None;
-        } else if self.input.is_empty() || !self.may_feed() {
+        } else if begun == 0 || !self.may_feed() {
             self.packet_deadline = None; // while we do not read, the rest cannot come
         } else if self.packet_deadline.is_none() && !self.session.expects_connect() {
             self.packet_deadline = Some(now() + self.shared.limits.packet_timeout);
         }
-        let bytes = if self.may_feed() { self.input.len() } else { 0 };
+        let bytes = if self.may_feed() { begun } else { 0 };
         if bytes != self.partial_bytes {
             self.shared.partial_bytes.add(bytes);
             self.shared.partial_bytes.remove(self.partial_bytes);
@@ -346,6 +350,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         {
             Span::current().record("client_id", &**self.session.client_id());
             info!(version = ?self.session.version(), session_present = connack.session_present, "Connected.");
+            if let Some(arriving) = &self.entrance.arriving {
+                websocket::let_in(arriving, &self.shared.limits);
+            }
         }
         codec::encode(packet, self.session.version(), &mut self.output);
     }
@@ -432,10 +439,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if !is_lingering && !wants_bytes {
             return Poll::Pending;
         }
-        if self.partial_bytes > PARTIAL_BYTES_FREE
-            && self.shared.partial_bytes.get() > self.shared.limits.partial_bytes_max
-        {
-            self.session.handle_unfinished(CloseReason::PartialPackets, now());
+        if self.refuse_partial() {
             return Poll::Ready(());
         }
         let is_secret = self.session.expects_connect();
@@ -455,6 +459,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Poll::Ready(result.map(|()| buffer.filled().len()))
         });
+        if read.is_pending() && self.look_below() && self.refuse_partial() {
+            return Poll::Ready(());
+        }
         match ready!(read) {
             Ok(0) | Err(_) => self.lose_socket(),
             Ok(bytes) => {
@@ -464,6 +471,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         Poll::Ready(())
+    }
+
+    /// Whether too much of packets is not complete for this one to get more.
+    fn refuse_partial(&mut self) -> bool {
+        let is_too_much = self.partial_bytes > PARTIAL_BYTES_FREE
+            && self.shared.partial_bytes.get() > self.shared.limits.partial_bytes_max;
+        if is_too_much {
+            self.session.handle_unfinished(CloseReason::PartialPackets, now());
+        }
+        is_too_much
+    }
+
+    /// A WebSocket gives no bytes before their message is whole: they count, and show that the client is there.
+    fn look_below(&mut self) -> bool {
+        let Some(arriving) = &self.entrance.arriving else { return false };
+        if arriving.take_data() {
+            self.session.handle_alive(now());
+        }
+        self.count_partial();
+        self.closing == Closing::No
     }
 
     /// The client is gone.

@@ -3,8 +3,11 @@
 //! Packets may be split over messages, or share one `[MQTT-6.0.0-2]`. A text message ends the connection
 //! `[MQTT-6.0.0-1]`. What we write in one go is one message.
 
+mod arriving;
+
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
@@ -16,6 +19,10 @@ use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, header};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+pub(crate) use self::arriving::Arriving;
+use self::arriving::Followed;
+use crate::config::Limits;
+
 /// The subprotocol that a client must offer `[MQTT-6.0.0-3]` and that we answer with `[MQTT-6.0.0-4]`.
 const SUBPROTOCOL: &str = "mqtt";
 /// What is read at once, bytes; a quiet connection keeps it.
@@ -25,28 +32,40 @@ const MESSAGE_BYTES: usize = 64 * 1024;
 
 /// A WebSocket as a stream of bytes.
 pub(crate) struct Stream<S> {
-    socket: WebSocketStream<S>,
+    socket: WebSocketStream<Followed<S>>,
     /// What is left of the last message.
     rest: Bytes,
 }
 
-/// Answers the request to upgrade.
+/// Answers the request to upgrade. Until [`let_in`] a message may be as large as a CONNECT.
 ///
 /// # Errors
 /// The request is none, is too large, or does not offer the subprotocol: then it is answered with 400.
 pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     socket: S,
-    packet_bytes_max: u32,
-) -> io::Result<Stream<S>> {
-    let message_bytes_max = packet_bytes_max as usize + MESSAGE_BYTES;
+    limits: &Limits,
+) -> io::Result<(Stream<S>, Arc<Arriving>)> {
+    let socket = Followed::new(socket, limits.packet_bytes_max.min(limits.connect_bytes_max) as usize);
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0) // written at once: it was gathered already
-        .max_write_buffer_size(message_bytes_max)
-        .max_message_size(Some(message_bytes_max))
-        .max_frame_size(Some(message_bytes_max));
+        .max_write_buffer_size(message_bytes_max(limits))
+        .max_message_size(Some(message_bytes_max(limits)))
+        .max_frame_size(Some(message_bytes_max(limits)));
     let socket = tokio_tungstenite::accept_hdr_async_with_config(socket, choose_subprotocol, Some(config)).await;
-    Ok(Stream { socket: socket.map_err(io::Error::other)?, rest: Bytes::new() })
+    let mut socket = socket.map_err(io::Error::other)?;
+    // Nothing was read beyond the request: what comes with it is refused.
+    let arriving = socket.get_mut().upgrade();
+    Ok((Stream { socket, rest: Bytes::new() }, arriving))
+}
+
+/// The client was let in: its messages may be as large as any.
+pub(crate) fn let_in(arriving: &Arriving, limits: &Limits) {
+    arriving.set_message_bytes_max(message_bytes_max(limits));
+}
+
+fn message_bytes_max(limits: &Limits) -> usize {
+    limits.packet_bytes_max as usize + MESSAGE_BYTES
 }
 
 #[expect(clippy::result_large_err, reason = "tungstenite wants it so")]
@@ -65,6 +84,7 @@ fn choose_subprotocol(request: &Request, mut response: Response) -> Result<Respo
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.socket.get_mut().allow(buffer.remaining());
         while this.rest.is_empty() {
             match ready!(Pin::new(&mut this.socket).poll_next(cx)) {
                 Some(Ok(Message::Binary(bytes))) => this.rest = bytes,
