@@ -85,6 +85,34 @@ async fn when_the_budget_of_bytes_is_spent_the_socket_is_not_read_and_nothing_is
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_small_message_does_not_keep_the_memory_of_a_large_one_before_it() {
+    let (broker, mut storage) = start(Limits::default());
+    let mut device = Device::connected_4(&broker, "a").await;
+    let large = frame(0x30, &[&text("t")[..], &[7; 100_000]].concat());
+    for behind in [publish_4("t", 0, 0), [PINGREQ, &publish_4("t", 0, 0)].concat()] {
+        device.send(&[&large[..], &behind].concat()).await;
+        let (large, small) = (storage.next_publish().await, storage.next_publish().await);
+        let end = large.payload.as_ptr_range().end as usize;
+        assert_ne!(small.payload.as_ptr_range().end as usize, end + behind.len());
+        assert_eq!(small.payload, b"21.5"[..]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_message_does_not_keep_the_memory_of_its_properties() {
+    let (broker, mut storage) = start(Limits::default());
+    let mut device = Device::connected_5(&broker, "a").await;
+    let property = [&[0x26][..], &text("name"), &text(&"value".repeat(4_000))].concat();
+    let properties = frame(0, &property)[1..].to_vec(); // with its length in front
+    device.send(&frame(0x30, &[&text("t")[..], &properties, b"21.5"].concat())).await;
+    let message = storage.next_publish().await;
+    let distance =
+        (message.payload.as_ptr() as usize).wrapping_sub(message.topic.as_bytes().as_ptr_range().end as usize);
+    assert_ne!(distance, properties.len());
+    assert_eq!((message.topic.as_str(), &message.payload[..]), ("t", &b"21.5"[..]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_we_did_not_read_the_keep_alive_of_the_client_starts_again() {
     let (broker, mut storage) = start(Limits { unstored_messages_max: 1, ..Limits::default() });
     let mut device = Device::dial(&broker);

@@ -86,6 +86,8 @@ pub(crate) struct Connection<S> {
     socket: Option<S>,
     session: Session,
     input: BytesMut,
+    /// Of the packet that was fed last: what it submits may share its memory.
+    frame_bytes: usize,
     output: BytesMut,
     outcomes_sender: mpsc::UnboundedSender<(u64, Outcome)>,
     outcomes: mpsc::UnboundedReceiver<(u64, Outcome)>,
@@ -131,6 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             socket: Some(socket),
             session,
             input: BytesMut::new(),
+            frame_bytes: 0,
             output: BytesMut::new(),
             outcomes_sender,
             outcomes,
@@ -299,6 +302,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             return;
         }
+        self.frame_bytes = frame.len();
+        if frame.len() > READ_BYTES {
+            self.input = BytesMut::from(&self.input[..]); // small packets behind it shall not keep its memory
+        }
         trace!(first_byte = frame.first(), bytes = frame.len(), "Received."); // never what is in it
         match codec::decode(frame, self.session.version()) {
             Ok(packet) => self.session.handle_packet(packet, now),
@@ -317,8 +324,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Action::Throttled => self.shared.stats.throttled.add(1),
             Action::Claim(client_id) => self.claim(&client_id),
             Action::Send(packet) => self.send(&packet),
-            Action::Submit(number, submission) if self.blocked.is_some() => self.waiting.push((number, submission)),
-            Action::Submit(number, submission) => self.submit(number, submission),
+            Action::Submit(number, submission) => {
+                let submission = submit::detached(submission, self.frame_bytes);
+                match self.blocked {
+                    Some(_) => self.waiting.push((number, submission)),
+                    None => self.submit(number, submission),
+                }
+            }
             Action::Close(reason) => self.close(reason),
         }
     }

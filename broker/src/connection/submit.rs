@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::task::Context;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::Connection;
 use crate::broker::{Shared, inbound_of_submission, now, wall_clock};
 use crate::inbound::{Inbound, Outcome, Ticket};
-use crate::session::Submission;
+use crate::session::{Publication, Submission};
+
+/// What a message may keep alive of its packet beyond four times its own size without being copied, bytes.
+const PACKET_BYTES_KEPT: usize = 1024;
 
 /// A submission that waits for room.
 pub(super) type Blocked = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -24,7 +28,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 received_at = wall_clock();
             }
             self.shared.stats.count_message(publication.qos, publication.will);
-            bytes = publication.topic.as_bytes().len() + publication.payload.len();
+            bytes = bytes_of(publication);
         }
         let request = Request {
             client_id: self.session.client_id().clone(),
@@ -71,6 +75,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
     }
+}
+
+fn bytes_of(publication: &Publication) -> usize {
+    publication.topic.as_bytes().len() + publication.payload.len()
+}
+
+/// What is submitted, in memory of its own where it is little of its packet: the budget counts topic and payload, and the
+/// rest of a packet, its User Properties, shall not stay alive uncounted.
+pub(super) fn detached(mut submission: Submission, frame_bytes: usize) -> Submission {
+    if let Submission::Publish(publication) = &mut submission
+        && frame_bytes > 4 * bytes_of(publication) + PACKET_BYTES_KEPT
+    {
+        publication.topic = publication.topic.detach();
+        publication.payload = Bytes::copy_from_slice(&publication.payload);
+    }
+    submission
 }
 
 /// A submission with all that its [`Inbound`] needs but the share of the budget.
