@@ -182,12 +182,17 @@ impl Broker {
 
     /// What was counted so far.
     pub fn stats(&self) -> Snapshot {
-        let registry = lock(&self.shared.registry);
+        // One lock after the other: whoever waits for one keeps nobody from the other.
+        let (sessions_away, sessions_dropped) = {
+            let registry = self.shared.registry();
+            (registry.sessions_away() as u64, registry.sessions_dropped())
+        };
+        let connections_open = lock(&self.shared.live).len() as u64;
         Snapshot {
-            connections_open: lock(&self.shared.live).len() as u64,
+            connections_open,
             connections_half_open: self.shared.connecting.len() as u64,
-            sessions_away: registry.sessions_away() as u64,
-            sessions_dropped: registry.sessions_dropped(),
+            sessions_away,
+            sessions_dropped,
             ..self.shared.stats.snapshot()
         }
     }
@@ -348,9 +353,12 @@ impl Shared {
         Some(self.inbound_of_publication(client_id, delayed.user_name, publication, wall_clock(), ticket))
     }
 
+    /// Whoever comes meanwhile must find out by itself. Nothing is locked: to find out what to tell thousands may take
+    /// long, and every connection that begins or ends needs the lock.
     fn tell_all(&self, tell: impl Fn(&Handle)) {
-        for handle in lock(&self.live).values() {
-            tell(handle);
+        let handles: Vec<_> = lock(&self.live).values().cloned().collect();
+        for handle in handles {
+            tell(&handle);
         }
     }
 }
@@ -467,5 +475,42 @@ pub(crate) fn inbound_of_submission(
         Submission::Release(packet_id) => Inbound::Release { client_id, packet_id, ticket },
         Submission::OpenSession(expiry_secs) => Inbound::OpenSession { client_id, expiry_secs, ticket },
         Submission::CloseSession => Inbound::CloseSession { client_id, ticket },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn while_all_are_told_connections_may_begin_and_end() {
+        let (broker, _inbound) = Broker::new(Limits::default(), Vec::new());
+        let shared = &broker.shared;
+        lock(&shared.live).insert(1, Arc::new(Handle::default()));
+        let told = AtomicU64::new(0);
+        shared.tell_all(|_| {
+            assert!(shared.live.try_lock().is_ok());
+            told.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(told.into_inner(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_counts_holds_one_lock_at_a_time() {
+        let (broker, _inbound) = Broker::new(Limits::default(), Vec::new());
+        let live = lock(&broker.shared.live);
+        let (counting, is_counting) = std::sync::mpsc::channel();
+        let counter = std::thread::spawn({
+            let broker = broker.clone();
+            move || {
+                counting.send(()).expect("a test");
+                broker.stats()
+            }
+        });
+        is_counting.recv().expect("a thread");
+        std::thread::sleep(Duration::from_millis(50)); // by now it waits for us
+        assert!(broker.shared.registry.try_lock().is_ok());
+        drop(live);
+        assert_eq!(counter.join().expect("a count").connections_open, 0);
     }
 }
