@@ -69,11 +69,12 @@ pub fn server_tls(tls: &ListenerTls) -> Result<ServerTls, FileError> {
 
 /// What is wrong with certificates and key that do not belong together.
 fn mismatched(tls: &ListenerTls, error: &TlsError) -> FileError {
-    use TlsError::{Authority, Certificate, Key, Other};
+    use TlsError::{Authority, Certificate, Key, Other, RevocationList};
     let file = match (error, &tls.clients) {
         (Authority(_), Some(clients)) => &clients.ca,
+        (RevocationList(_), Some(clients)) => clients.crl.as_ref().unwrap_or(&clients.ca),
         (Key(_), _) => &tls.key_file,
-        (Certificate(_) | Authority(_) | Other(_), _) => &tls.cert,
+        (Certificate(_) | Authority(_) | RevocationList(_) | Other(_), _) => &tls.cert,
     };
     unusable(file, error)
 }

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -32,7 +32,9 @@ pub struct TlsSettings {
 pub struct ClientCertificates {
     /// Authorities that sign them.
     pub authorities: Vec<CertificateDer<'static>>,
-    /// Lists of those that are revoked.
+    /// Lists of those that are revoked, clients and the authorities between them and ours. Each speaks of what its issuer
+    /// signed: what no list speaks of is not revoked, so that the list of one authority shuts out no other's clients. It
+    /// counts when its next update is overdue, too.
     pub revocation_lists: Vec<CertificateRevocationListDer<'static>>,
     /// Whether a client without one is refused.
     pub are_required: bool,
@@ -64,6 +66,9 @@ pub enum TlsError {
     /// An authority for client certificates cannot be used.
     #[error("the authority for client certificates cannot be used: {0}")]
     Authority(String),
+    /// A list of revoked certificates cannot be used.
+    #[error("the list of revoked certificates cannot be used: {0}")]
+    RevocationList(String),
     /// The versions or ciphers cannot be used.
     #[error(transparent)]
     Other(rustls::Error),
@@ -150,11 +155,15 @@ impl Face {
                 roots.add(authority).map_err(|error| TlsError::Authority(error.to_string()))?;
             }
             let mut builder = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
-                .with_crls(clients.revocation_lists);
+                .with_crls(clients.revocation_lists)
+                .allow_unknown_revocation_status();
             if !clients.are_required {
                 builder = builder.allow_unauthenticated();
             }
-            verifier = Some(builder.build().map_err(|error| TlsError::Authority(error.to_string()))?);
+            verifier = Some(builder.build().map_err(|error| match error {
+                VerifierBuilderError::InvalidCrl(error) => TlsError::RevocationList(format!("{error:?}")),
+                error => TlsError::Authority(error.to_string()),
+            })?);
         }
         let builder = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -193,6 +193,52 @@ async fn a_client_whose_certificate_is_revoked_is_closed_and_does_not_come_in_ag
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_list_of_one_authority_shuts_out_no_other_and_not_those_below_another() {
+    let (broker, _storage) = start(Limits::default());
+    let (server, root, others) = (Authority::new("ca"), Authority::new("root"), Authority::new("others"));
+    let site = Authority::below(&root, "site");
+    let (ann, bob) = (site.client("ann", &[]).with(&site), site.client("bob", &[]).with(&site));
+    let cyd = others.client("cyd", &[]);
+    let clients = ClientCertificates {
+        authorities: vec![root.issuer.der().clone(), others.issuer.der().clone()],
+        revocation_lists: vec![site.revoke(&ann)],
+        ..root.clients(true, CertificateIdentity::CommonName)
+    };
+    let config = listener(server.server("localhost"), Some(clients));
+
+    assert!(!comes_in(&broker, &config, client(&server, Some(&ann), &rustls::version::TLS13)).await);
+    assert!(comes_in(&broker, &config, client(&server, Some(&bob), &rustls::version::TLS13)).await);
+    assert!(comes_in(&broker, &config, client(&server, Some(&cyd), &rustls::version::TLS13)).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_signed_by_an_authority_that_is_revoked_does_not_come_in() {
+    let (broker, _storage) = start(Limits::default());
+    let (server, root) = (Authority::new("ca"), Authority::new("root"));
+    let (lost, kept) = (Authority::below(&root, "lost"), Authority::below(&root, "kept"));
+    let (ann, bob) = (lost.client("ann", &[]).with(&lost), kept.client("bob", &[]).with(&kept));
+    let clients = ClientCertificates {
+        revocation_lists: vec![root.revoke_number(&lost.number)],
+        ..root.clients(true, CertificateIdentity::CommonName)
+    };
+    let config = listener(server.server("localhost"), Some(clients));
+
+    assert!(!comes_in(&broker, &config, client(&server, Some(&ann), &rustls::version::TLS13)).await);
+    assert!(comes_in(&broker, &config, client(&server, Some(&bob), &rustls::version::TLS13)).await);
+}
+
+#[test]
+fn a_list_that_cannot_be_used_is_not_blamed_on_the_authority() {
+    let authority = Authority::new("ca");
+    let clients = ClientCertificates {
+        revocation_lists: vec![b"no list".to_vec().into()],
+        ..authority.clients(true, CertificateIdentity::CommonName)
+    };
+    let error = ServerTls::new(settings(authority.server("localhost"), Some(clients))).unwrap_err();
+    assert!(matches!(error, TlsError::RevocationList(_)), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_of_an_authority_that_is_no_longer_trusted_is_closed() {
     let (broker, _storage) = start(Limits::default());
     let (server, devices, others) = (Authority::new("ca"), Authority::new("devices"), Authority::new("others"));
@@ -223,6 +269,7 @@ fn a_certificate_says_from_when_until_when_it_is_valid() {
 /// Who signs certificates.
 struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
+    number: SerialNumber,
 }
 
 type Signed = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -234,13 +281,34 @@ struct Shown {
     number: SerialNumber,
 }
 
+impl Shown {
+    /// With the certificate of who signed it behind it.
+    fn with(mut self, authority: &Authority) -> Self {
+        self.chain.push(authority.issuer.der().clone());
+        self
+    }
+}
+
 impl Authority {
     fn new(name: &str) -> Self {
+        let (params, number) = Self::params(name);
+        Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap(), number }
+    }
+
+    fn below(other: &Self, name: &str) -> Self {
+        let (params, number) = Self::params(name);
+        let key = KeyPair::generate().unwrap();
+        Self { issuer: CertifiedIssuer::signed_by(params, key, &other.issuer).unwrap(), number }
+    }
+
+    fn params(name: &str) -> (CertificateParams, SerialNumber) {
+        let number = SerialNumber::from(fastrand::u64(1..));
         let mut params = CertificateParams::new([]).unwrap();
+        params.serial_number = Some(number.clone());
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+        (params, number)
     }
 
     fn sign(&self, change: impl FnOnce(&mut CertificateParams)) -> Signed {
@@ -275,8 +343,12 @@ impl Authority {
     }
 
     fn revoke(&self, shown: &Shown) -> CertificateRevocationListDer<'static> {
+        self.revoke_number(&shown.number)
+    }
+
+    fn revoke_number(&self, number: &SerialNumber) -> CertificateRevocationListDer<'static> {
         let revoked = RevokedCertParams {
-            serial_number: shown.number.clone(),
+            serial_number: number.clone(),
             revocation_time: date_time_ymd(2024, 1, 1),
             reason_code: None,
             invalidity_date: None,
