@@ -44,7 +44,7 @@ pub struct StoredSession {
 /// A publish-only broker. Cheap to clone; all clones are the same broker.
 #[derive(Clone, Debug)]
 pub struct Broker {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What a connection is made of.

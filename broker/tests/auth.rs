@@ -221,6 +221,29 @@ async fn while_too_many_passwords_wait_more_are_told_to_come_again() {
 }
 
 #[tokio::test]
+async fn a_login_that_began_under_one_file_is_decided_under_the_next() {
+    let removed = || file_of(&[("bob", "secret")]);
+    let changed = || file_of(&[("ann", "new")]);
+    for (file, password, answer) in
+        [(removed(), "secret", 0x86), (changed(), "secret", 0x86), (changed(), "new", 0x00), (changed(), "wrong", 0x86)]
+    {
+        let limits = Limits { logins_waiting_max: 1, connect_timeout: Duration::from_secs(60), ..Limits::default() };
+        let (broker, _storage) = start(limits);
+        broker.set_access(Access { passwords: Some(slow_file()), ..secured() });
+        let mut device = Device::dial(&broker);
+        device.send(&login(5, "a", "ann", password)).await;
+        let mut other = Device::dial(&broker);
+        other.send(&login(5, "b", "ann", "secret")).await;
+        other.expect_connack_5(0x89).await; // so the first is being verified
+
+        broker.set_access(Access { passwords: Some(file), ..secured() });
+
+        device.expect_connack_5(answer).await;
+        assert_eq!(broker.stats().logins_failed, u64::from(answer != 0), "{password}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_goes_while_its_password_is_verified_leaves_nothing() {
     let (broker, _storage) = start(Limits { connections_per_user_max: 1, logins_waiting_max: 1, ..Limits::default() });
     broker.set_access(Access { passwords: Some(slow_file()), ..secured() });

@@ -193,6 +193,28 @@ async fn a_client_whose_certificate_is_revoked_is_closed_and_does_not_come_in_ag
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_certificate_that_is_revoked_between_handshake_and_connect_does_not_come_in() {
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let (broker, _storage) = start(Limits::default());
+        let (server, devices) = (Authority::new("ca"), Authority::new("devices"));
+        let ann = devices.client("ann", &[]);
+        let identity = CertificateIdentity::CommonName;
+        let config = listener(server.server("localhost"), Some(devices.clients(true, identity)));
+        let mut device = dial(&broker, &config, client(&server, Some(&ann), version)).await.unwrap();
+
+        let clients =
+            ClientCertificates { revocation_lists: vec![devices.revoke(&ann)], ..devices.clients(true, identity) };
+        let tls = config.tls.as_ref().unwrap();
+        tls.replace(&ServerTls::new(settings(server.server("localhost"), Some(clients))).unwrap());
+        broker.revoke(tls); // it does not know yet whose the connection is
+
+        device.send(&connect_4("a", 0x02, 0)).await;
+        device.expect(&[0x20, 2, 0, 3]).await;
+        device.expect_closed().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_list_of_one_authority_shuts_out_no_other_and_not_those_below_another() {
     let (broker, _storage) = start(Limits::default());
     let (server, root, others) = (Authority::new("ca"), Authority::new("root"), Authority::new("others"));

@@ -57,10 +57,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Goes on when it is known whether the password is right.
     pub(super) fn poll_verifying(&mut self, cx: &mut Context<'_>) {
-        let Some(verifying) = &mut self.verifying else { return };
-        let Poll::Ready(is_right) = verifying.verification.as_mut().poll(cx) else { return };
-        let Some(verifying) = self.verifying.take() else { return };
-        let Verifying { login, user, access, .. } = *verifying;
+        // Once more where it has to be verified again: nobody else would ask how that goes.
+        while let Some(verifying) = &mut self.verifying
+            && let Poll::Ready(is_right) = verifying.verification.as_mut().poll(cx)
+        {
+            let Some(verifying) = self.verifying.take() else { return };
+            self.handle_verified(*verifying, is_right);
+        }
+    }
+
+    fn handle_verified(&mut self, verifying: Verifying, is_right: bool) {
+        let Verifying { login, user, access, .. } = verifying;
         self.shared.logins.handle_verified(is_right, self.entrance.peer.origin(), &user, now());
         let current = self.shared.access();
         let still_holds = Arc::ptr_eq(&current, &access) || is_right && current.has_same_password(&access, &user);
@@ -110,5 +117,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let is_stale = certificate.is_some_and(|shown| shown.generation != shown.tls.generation())
             || !std::ptr::eq(access, &*self.shared.access());
         if is_stale { Err(ConnectReason::ServerUnavailable) } else { Ok(user) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Broker;
+    use crate::config::Limits;
+    use crate::connection::Entrance;
+
+    #[tokio::test]
+    async fn whoever_is_let_in_by_what_was_replaced_meanwhile_has_to_come_again() {
+        let (broker, _inbound) = Broker::new(Limits::default(), Vec::new());
+        let before = broker.shared.access();
+        let mut connection = connection(&broker);
+        broker.set_access(Access::default()); // it does not know yet whose the connection is
+        assert_eq!(connection.welcome(&before, None, &login()), Err(ConnectReason::ServerUnavailable));
+        assert_eq!(connection.welcome(&broker.shared.access(), None, &login()), Ok(None));
+    }
+
+    fn connection(broker: &Broker) -> Connection<tokio::io::DuplexStream> {
+        let entrance = Entrance {
+            number: 0,
+            peer: "test".into(),
+            accepted_at: now(),
+            refuse_all: None,
+            allow_anonymous: None,
+            certificate: None,
+            certified: None,
+            arriving: None,
+        };
+        Connection::new(broker.shared.clone(), Arc::default(), tokio::io::duplex(1).0, entrance)
+    }
+
+    fn login() -> Login {
+        Login { client_id: "a".into(), user_name: None, password: None, will_topic: None }
     }
 }
