@@ -196,8 +196,7 @@ impl Stats {
             ConnectReason::UnsupportedProtocolVersion => self.connects_refused_version.add(1),
             ConnectReason::ServerUnavailable => self.connects_refused_unavailable.add(1),
             ConnectReason::NotAuthorized => self.connects_refused_not_authorized.add(1),
-            // Counted where they are decided.
-            ConnectReason::BadUserNameOrPassword | ConnectReason::ConnectionRateExceeded => {}
+            ConnectReason::BadUserNameOrPassword => self.logins_failed.add(1),
             _ => self.connects_refused_other.add(1),
         }
     }

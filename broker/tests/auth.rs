@@ -156,7 +156,7 @@ async fn a_session_of_one_user_is_not_taken_over_by_another() {
 
     ann.send(PINGREQ).await;
     ann.expect(PINGRESP).await;
-    assert_eq!(broker.stats().connects_refused_owner, 1);
+    assert_eq!((broker.stats().connects_refused_owner, broker.stats().connects_refused_not_authorized), (1, 0));
     let mut again = connected_as(&broker, 4, "sensor", "ann", "a").await;
     ann.expect_closed().await;
     again.send(PINGREQ).await;
@@ -175,7 +175,7 @@ async fn a_user_has_at_most_so_many_connections() {
     third.send(&login(4, "b", "ann", "secret")).await;
     third.expect(&[0x20, 2, 0, 3]).await;
     third.expect_closed().await;
-    assert_eq!(broker.stats().connects_refused_user, 2);
+    assert_eq!((broker.stats().connects_refused_user, broker.stats().connects_refused_other), (2, 0));
 
     drop(first);
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -218,6 +218,17 @@ async fn while_too_many_passwords_wait_more_are_told_to_come_again() {
     .await
     .unwrap();
     first.expect_connack_5(0x00).await;
+    assert_eq!(broker.stats().connects_refused_busy, 0, "that is of connections");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_name_without_a_password_is_refused_and_counted() {
+    let (broker, _storage) = guarded(Limits::default());
+    let mut device = Device::dial(&broker);
+    let body = [&text("MQTT")[..], &[5, 0x82, 0, 0, 0], &text("a"), &text("ann")].concat();
+    device.send(&frame(0x10, &body)).await;
+    device.expect_connack_5(0x86).await;
+    assert_eq!(broker.stats().logins_failed, 1);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use crate::auth::{Access, Decision, NotNow, Verification};
 use crate::broker::now;
 use crate::reason::ConnectReason;
 use crate::session::Login;
+use crate::stats::{Counter, Stats};
 
 /// A password that is being verified.
 pub(super) struct Verifying {
@@ -39,18 +40,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.session.handle_authenticated(result, now());
     }
 
-    fn verify(&self, access: Arc<Access>, user: Arc<str>, login: Login) -> Result<Verifying, ConnectReason> {
+    fn verify(&mut self, access: Arc<Access>, user: Arc<str>, login: Login) -> Result<Verifying, ConnectReason> {
         let Some(password) = login.password.clone() else { return Err(ConnectReason::BadUserNameOrPassword) };
         let origin = self.entrance.peer.origin();
         match self.shared.logins.verify(access.clone(), user.clone(), password, origin, now()) {
             Ok(verification) => Ok(Verifying { login, user, verification, access }),
-            Err(NotNow::Busy) => {
-                self.shared.stats.logins_refused_busy.add(1);
-                Err(ConnectReason::ServerBusy)
-            }
+            Err(NotNow::Busy) => Err(self.refused(|stats| &stats.logins_refused_busy, ConnectReason::ServerBusy)),
             Err(NotNow::TooOften) => {
-                self.shared.stats.logins_refused_rate.add(1);
-                Err(ConnectReason::ConnectionRateExceeded)
+                Err(self.refused(|stats| &stats.logins_refused_rate, ConnectReason::ConnectionRateExceeded))
             }
         }
     }
@@ -78,7 +75,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let result = if is_right {
             self.welcome(&current, Some(user), &login)
         } else {
-            self.shared.stats.logins_failed.add(1);
             Err(ConnectReason::BadUserNameOrPassword)
         };
         self.session.handle_authenticated(result, now());
@@ -96,8 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.user_share = self.shared.users.take(user.clone());
             if self.user_share.is_none() {
                 debug!("Too many connections of this user.");
-                self.shared.stats.connects_refused_user.add(1);
-                return Err(ConnectReason::QuotaExceeded);
+                return Err(self.refused(|stats| &stats.connects_refused_user, ConnectReason::QuotaExceeded));
             }
         }
         if let Some(topic) = &login.will_topic
@@ -117,6 +112,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let is_stale = certificate.is_some_and(|shown| shown.generation != shown.tls.generation())
             || !std::ptr::eq(access, &*self.shared.access());
         if is_stale { Err(ConnectReason::ServerUnavailable) } else { Ok(user) }
+    }
+}
+
+impl<S> Connection<S> {
+    /// Has `counter` count a CONNECT that is refused, instead of the one that its reason has.
+    pub(super) fn refused(&mut self, counter: impl Fn(&Stats) -> &Counter, reason: ConnectReason) -> ConnectReason {
+        counter(&self.shared.stats).add(1);
+        self.is_refusal_counted = true;
+        reason
     }
 }
 

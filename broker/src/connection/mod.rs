@@ -93,6 +93,8 @@ pub(crate) struct Connection<S> {
     outcomes: mpsc::UnboundedReceiver<(u64, Outcome)>,
     verifying: Option<Box<Verifying>>,
     user_share: Option<Share<Arc<str>>>,
+    /// A counter more precise than its reason counted why the CONNECT is refused.
+    is_refusal_counted: bool,
     blocked: Option<Blocked>,
     /// Submissions behind it: few, for nothing is read meanwhile.
     waiting: Vec<(Option<u64>, Submission)>,
@@ -139,6 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             outcomes,
             verifying: None,
             user_share: None,
+            is_refusal_counted: false,
             blocked: None,
             waiting: Vec::new(),
             closing: Closing::No,
@@ -341,8 +344,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             // A user's session is not for another one to end.
             if registry.newest(client_id).is_some_and(|other| !other.is_of_same_user(&self.handle)) {
                 drop(registry);
-                self.shared.stats.connects_refused_owner.add(1);
-                self.session.handle_claim_refused(ConnectReason::NotAuthorized, now());
+                let reason = self.refused(|stats| &stats.connects_refused_owner, ConnectReason::NotAuthorized);
+                self.session.handle_claim_refused(reason, now());
                 return;
             }
             registry.claim(client_id, self.handle.clone(), now())
@@ -356,7 +359,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn send(&mut self, packet: &Outgoing) {
         trace!(?packet, "Sent.");
-        self.shared.stats.count_sent(packet);
+        if !(self.is_refusal_counted && matches!(packet, Outgoing::ConnAck(_))) {
+            self.shared.stats.count_sent(packet);
+        }
         if let Outgoing::ConnAck(connack) = packet
             && connack.reason == ConnectReason::Success
         {
