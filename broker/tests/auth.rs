@@ -201,6 +201,21 @@ async fn after_so_many_wrong_passwords_an_address_is_not_listened_to_for_this_us
     assert_eq!(knock(1, "secret").await, 0x00);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_user_name_that_no_file_can_have_is_refused_and_not_remembered() {
+    let (broker, _storage) = guarded(Limits { login_failures_max: 1, ..Limits::default() });
+    let address = SocketAddr::from(([10, 0, 0, 1], 5_000));
+    for (bytes, answers) in [(257, vec![0x86; 12]), (256, [vec![0x86; 10], vec![0x9F; 2]].concat())] {
+        for (number, answer) in answers.into_iter().enumerate() {
+            let user = format!("{number:0bytes$}");
+            let mut device = Device::dial_from(&broker, address, &ListenerConfig::default());
+            device.send(&login(5, "a", &user, "secret")).await;
+            device.expect_connack_5(answer).await;
+        }
+    }
+    assert_eq!((broker.stats().logins_failed, broker.stats().logins_refused_rate), (22, 2));
+}
+
 #[tokio::test]
 async fn while_too_many_passwords_wait_more_are_told_to_come_again() {
     let (broker, _storage) = start(Limits { logins_waiting_max: 1, ..Limits::default() });

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::password::PasswordHash;
+use super::password::{PasswordHash, USER_BYTES_MAX};
 use super::{Acl, PasswordFile};
 use crate::reason::ConnectReason;
 use crate::session::Login;
@@ -35,6 +35,10 @@ impl Access {
             return Decision::Let(certified);
         }
         match (&self.passwords, &login.user_name) {
+            // No file has it, and nobody shall remember it.
+            (Some(_), Some(user)) if user.len() > USER_BYTES_MAX => {
+                Decision::Refuse(ConnectReason::BadUserNameOrPassword)
+            }
             (Some(_), Some(user)) => Decision::Verify(user.clone()),
             _ if self.lets_anonymous_in(allow_anonymous) => Decision::Let(None),
             _ => Decision::Refuse(ConnectReason::NotAuthorized),

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::quota::Origin;
 
-/// Keys that are remembered; beyond, the one that is forgotten anyway the soonest goes.
+/// Keys that are remembered, each with a user name as long as a file may have it; beyond, the one that is forgotten anyway
+/// the soonest goes.
 const KEYS_MAX: usize = 8_192;
 const MINUTE: Duration = Duration::from_secs(60);
 /// How much more often an address may fail than one of its users.
