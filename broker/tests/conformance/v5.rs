@@ -1089,10 +1089,18 @@ async fn mqtt_3_15_1_1_flags_of_auth() {
     }
 }
 
-/// AUTH with a reason that is not its own.
+/// AUTH with a reason that is not its own is no packet; with one of its own it is one against the rules, for nobody asked
+/// for authentication. Both are answered alike, so the counters tell them apart.
 #[tokio::test(start_paused = true)]
 async fn mqtt_3_15_2_1_reasons_of_auth() {
-    ends_with(&frame(0xF0, &[0x80, 0]), 0x82).await;
+    for (reason, counted) in [(0x80, (1, 0)), (0x01, (1, 0)), (0x00, (0, 1)), (0x18, (0, 1)), (0x19, (0, 1))] {
+        let (broker, _storage) = start(Limits::default());
+        let mut device = Device::connected_5(&broker, "a").await;
+        device.send(&frame(0xF0, &[reason, 0])).await;
+        device.expect_disconnect_5(0x82).await;
+        let stats = broker.stats();
+        assert_eq!((stats.malformed, stats.violations), counted, "{reason:#04x}");
+    }
 }
 
 /// The state of a session is kept while its connection is open, though its expiry is shorter.
