@@ -5,8 +5,9 @@
 //! ```
 //!
 //! All channels are bounded: a writer that is busy stops this loop, which stops broker and sources from reading sockets. A
-//! message is not copied on its way: topic and payload share the read buffer until their commit, which bounds what they
-//! keep alive to `limits.unstored_bytes_max` and `limits.unstored_messages_max`.
+//! message is not copied on its way: topic and payload share the read buffer until their commit. What is kept alive so is bounded
+//! by `limits.unstored_bytes_max`, and by 32 KiB, one read, for each of `limits.unstored_messages_max` from clients that send
+//! mostly other packets.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
-use tracing::{Instrument as _, info, info_span, warn};
+use tracing::{Instrument as _, error, info, info_span, warn};
 
 use crate::auth::{Access, Logins};
 use crate::config::{Limits, ListenerConfig};
@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) budget: Arc<Semaphore>,
     pub(crate) stats: Stats,
     pub(crate) stopping: watch::Sender<bool>,
+    /// A part that has failed.
+    failed: watch::Sender<Option<&'static str>>,
     pub(crate) connections: Arc<Semaphore>,
     /// Connections that are only there to be told that there are too many.
     pub(crate) refusals: Arc<Semaphore>,
@@ -99,6 +101,7 @@ impl Broker {
             budget: Arc::new(Semaphore::new(limits.unstored_bytes_max.max(1) as usize)),
             stats: Stats::default(),
             stopping: watch::Sender::new(false),
+            failed: watch::Sender::new(None),
             connections: Arc::new(Semaphore::new(connections_max(&limits) as usize)),
             refusals: Arc::new(Semaphore::new(listener::REFUSALS_MAX)),
             connecting: Connecting::new(limits.connecting_max),
@@ -116,7 +119,7 @@ impl Broker {
             next_connection: AtomicU64::new(0),
             limits: Arc::new(limits),
         });
-        tokio::spawn(take_care(shared.clone()));
+        watch_over(&shared, "the caretaker of sessions", take_care(shared.clone()));
         (Self { shared }, receiver)
     }
 
@@ -132,6 +135,14 @@ impl Broker {
     /// [`Broker::shutdown`].
     pub async fn listen_unix(&self, socket: UnixListener, config: ListenerConfig) {
         listener::listen_unix(self.shared.clone(), socket, config);
+    }
+
+    /// Waits until a part fails that the broker cannot go on without, and names it. A defect, and no reason to look alive: what
+    /// it did is done by nobody any more.
+    pub async fn failed(&self) -> &'static str {
+        let mut failed = self.shared.failed.subscribe();
+        let part = failed.wait_for(Option::is_some).await.ok().and_then(|part| *part);
+        part.unwrap_or("the broker")
     }
 
     /// Serves one connection that somebody else accepted, until it ends. `peer` names it in the log.
@@ -478,9 +489,30 @@ pub(crate) fn inbound_of_submission(
     }
 }
 
+/// Starts a part that ends with the broker only.
+pub(crate) fn watch_over(shared: &Arc<Shared>, part: &'static str, run: impl Future<Output = ()> + Send + 'static) {
+    let (shared, run) = (Arc::clone(shared), tokio::spawn(run));
+    tokio::spawn(async move {
+        if let Err(error) = run.await
+            && error.is_panic()
+        {
+            error!(part, "A part of the broker failed.");
+            shared.failed.send_replace(Some(part));
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_panics_is_named() {
+        let (broker, _inbound) = Broker::new(Limits::default(), Vec::new());
+        watch_over(&broker.shared, "one that ends", async {});
+        watch_over(&broker.shared, "one that panics", async { panic!("as the test wants it") });
+        assert_eq!(broker.failed().await, "one that panics");
+    }
 
     #[tokio::test]
     async fn while_all_are_told_connections_may_begin_and_end() {

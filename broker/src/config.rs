@@ -19,7 +19,8 @@ pub struct ListenerConfig {
 /// Limits that hold for the whole broker and for each connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once. Default 10,000. At the bound a new one gets CONNACK 0x89 (3.1.1: 0x03) and is closed.
+    /// Connections at once. Default 10,000. At the bound a new one gets CONNACK 0x89 (3.1.1: 0x03) and is
+    /// closed; over TLS, where that would cost a handshake, it is closed at once.
     pub connections_max: usize,
     /// Sessions remembered while their client is away. Default 10,000. At the bound the one away longest is dropped.
     pub sessions_max: usize,
@@ -45,7 +46,8 @@ pub struct Limits {
     /// Payload of a Will Message, bytes. Default 65,535, and what fits a CONNECT. At the bound: CONNACK 0x97 (3.1.1:
     /// 0x03).
     pub will_bytes_max: usize,
-    /// From the first byte of a packet, or of a WebSocket's message, to its last. Default 60 s. At the bound: DISCONNECT 0x83 (5.0), connection closed.
+    /// From the first byte of a packet, or of a WebSocket's message, to its last. Default 60 s. At the bound: DISCONNECT 0x83
+    /// (5.0), connection closed.
     pub packet_timeout: Duration,
     /// Bytes of packets, and of WebSocket messages, that are not complete yet, all connections together. Default 64 MiB.
     /// At the bound: DISCONNECT 0x97 (5.0) to whoever wants more, connection closed.

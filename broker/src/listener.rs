@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
-use crate::broker::{Shared, Stream, now, serve};
+use crate::broker::{Shared, Stream, now, serve, watch_over};
 use crate::config::ListenerConfig;
 use crate::connection::{Certificate, Entrance, Peer};
 use crate::quota::Origin;
@@ -45,15 +45,19 @@ pub(crate) fn listen(shared: Arc<Shared>, bind: SocketAddr, config: ListenerConf
     let local_addr = socket.local_addr()?;
     info!(%local_addr, tls = config.tls.is_some(), websocket = config.websocket, "Listening.");
     let config = Arc::new(config);
-    tokio::spawn(accept_all(shared, async move |shared: &Arc<Shared>| {
-        let (socket, peer) = socket.accept().await?;
-        shared.stats.connections_accepted.add(1);
-        match set_options(&socket) {
-            Ok(()) => admit(shared, socket, peer.into(), &config),
-            Err(error) => debug!(%peer, %error, "Connection was gone before it began."),
-        }
-        Ok(())
-    }));
+    watch_over(
+        &shared.clone(),
+        "a listener",
+        accept_all(shared, async move |shared: &Arc<Shared>| {
+            let (socket, peer) = socket.accept().await?;
+            shared.stats.connections_accepted.add(1);
+            match set_options(&socket) {
+                Ok(()) => admit(shared, socket, peer.into(), &config),
+                Err(error) => debug!(%peer, %error, "Connection was gone before it began."),
+            }
+            Ok(())
+        }),
+    );
     Ok(Listener { local_addr })
 }
 
@@ -61,12 +65,16 @@ pub(crate) fn listen_unix(shared: Arc<Shared>, socket: UnixListener, config: Lis
     let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(ToOwned::to_owned));
     info!(?path, websocket = config.websocket, "Listening.");
     let config = Arc::new(config);
-    tokio::spawn(accept_all(shared, async move |shared: &Arc<Shared>| {
-        let (socket, _) = socket.accept().await?;
-        shared.stats.connections_accepted.add(1);
-        admit(shared, socket, "unix socket".into(), &config);
-        Ok(())
-    }));
+    watch_over(
+        &shared.clone(),
+        "a listener",
+        accept_all(shared, async move |shared: &Arc<Shared>| {
+            let (socket, _) = socket.accept().await?;
+            shared.stats.connections_accepted.add(1);
+            admit(shared, socket, "unix socket".into(), &config);
+            Ok(())
+        }),
+    );
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {

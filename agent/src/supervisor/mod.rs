@@ -29,7 +29,7 @@ use forebay_storage::position::Seq;
 use forebay_storage::sealer::Sealer;
 use forebay_storage::spool::{Request, Spool, Writer};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::{error, info, warn};
 
 use self::manager::Manager;
@@ -67,7 +67,7 @@ pub struct Agent {
     stop_sources: watch::Sender<bool>,
     ingest: JoinHandle<()>,
     stop_ingest: oneshot::Sender<()>,
-    background: Vec<JoinHandle<()>>,
+    background: JoinSet<()>,
     writer: Part,
     /// Sealer and deliveries; none only while a reload replaces them.
     outbound: Option<Outbound>,
@@ -134,8 +134,9 @@ impl Agent {
             started: clock::now(),
             bound: OnceLock::new(),
         });
-        let mut background = vec![tokio::spawn(sample(Arc::clone(&shared)))];
-        background.push(tokio::spawn(control::serve(control::bind(&shared.running().config)?, Arc::clone(&shared))));
+        let mut background = JoinSet::new();
+        background.spawn(sample(Arc::clone(&shared)));
+        background.spawn(control::serve(control::bind(&shared.running().config)?, Arc::clone(&shared)));
         let mut agent = Self {
             shared,
             broker,
@@ -164,7 +165,7 @@ impl Agent {
         let manager = Arc::new(Manager::new(manager));
         manager.ready(&self.shared);
         let probe = Probe::new(self.probes.clone(), self.shared.writer.clone());
-        self.background.push(tokio::spawn(Arc::clone(&manager).run(Arc::clone(&self.shared), probe)));
+        self.background.spawn(Arc::clone(&manager).run(Arc::clone(&self.shared), probe));
         self.manager = Some(manager);
     }
 
@@ -228,6 +229,8 @@ impl Agent {
                 Ok(()) => anyhow!("ingest ended"),
                 Err(panic) => anyhow::Error::from(panic).context("ingest"),
             },
+            part = self.broker.failed() => anyhow!("{part} has ended"),
+            Some(Err(panic)) = self.background.join_next() => anyhow::Error::from(panic).context("a part of the agent"),
         }
     }
 
@@ -253,10 +256,7 @@ impl Agent {
         drop(self.doors);
         let _ = self.stop_ingest.send(());
         within(STOP_MAX, "ingest", async { Ok(self.ingest.await?) }).await?;
-        for task in self.background {
-            task.abort();
-            let _ = task.await;
-        }
+        self.background.shutdown().await;
         self.writer.ended(STOP_MAX).await?;
         if let Some(outbound) = self.outbound {
             outbound.stop(&self.shared.sealing).await;
