@@ -330,12 +330,11 @@ impl Shared {
     pub(crate) fn inbound_of_publication(
         &self,
         client_id: Arc<str>,
-        user_name: Option<Arc<str>>,
         publication: Publication,
         received_at: SystemTime,
         ticket: Ticket,
     ) -> Inbound {
-        let Publication { topic, payload, qos, retain, dup, will, packet_id, can_be_told } = publication;
+        let Publication { user_name, topic, payload, qos, retain, dup, will, packet_id, can_be_told } = publication;
         let is_authorized = {
             let access = self.access.read().unwrap_or_else(PoisonError::into_inner);
             access.may_publish(user_name.as_deref(), &client_id, topic.as_str())
@@ -358,10 +357,10 @@ impl Shared {
     }
 
     fn inbound_of_will(&self, client_id: Arc<str>, delayed: DelayedWill) -> Option<Inbound> {
-        let publication = Publication::of_will(delayed.will)?;
+        let publication = Publication::of_will(delayed.will, delayed.user_name)?;
         self.stats.wills.add(1);
         let ticket = Ticket::unattended(None);
-        Some(self.inbound_of_publication(client_id, delayed.user_name, publication, wall_clock(), ticket))
+        Some(self.inbound_of_publication(client_id, publication, wall_clock(), ticket))
     }
 
     /// Whoever comes meanwhile must find out by itself. Nothing is locked: to find out what to tell thousands may take
@@ -474,15 +473,12 @@ pub(crate) fn wall_clock() -> SystemTime {
 pub(crate) fn inbound_of_submission(
     shared: &Shared,
     client_id: Arc<str>,
-    user_name: Option<Arc<str>>,
     submission: Submission,
     received_at: SystemTime,
     ticket: Ticket,
 ) -> Inbound {
     match submission {
-        Submission::Publish(publication) => {
-            shared.inbound_of_publication(client_id, user_name, publication, received_at, ticket)
-        }
+        Submission::Publish(publication) => shared.inbound_of_publication(client_id, publication, received_at, ticket),
         Submission::Release(packet_id) => Inbound::Release { client_id, packet_id, ticket },
         Submission::OpenSession(expiry_secs) => Inbound::OpenSession { client_id, expiry_secs, ticket },
         Submission::CloseSession => Inbound::CloseSession { client_id, ticket },

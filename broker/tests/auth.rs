@@ -94,6 +94,29 @@ async fn what_the_access_control_list_does_not_grant_is_marked_and_a_will_is_ref
     with_will.expect_connack_5(0x87).await;
 }
 
+/// Whoever ends a session that is at rest publishes its Will Message, which is still that of whoever left it.
+#[tokio::test(start_paused = true)]
+async fn a_will_that_waits_is_published_by_the_right_of_whoever_left_it() {
+    let (broker, mut storage) = start(Limits::default());
+    broker.set_access(access(&[("ann", "a"), ("bob", "b")], "user ann\ntopic write w\n"));
+    let (a_minute, expiry) = ([0x18, 0, 0, 0, 60], [0x11, 0, 0, 1, 0]);
+    let mut ann = Device::dial(&broker);
+    let mut connect = connect_5_with_will("sensor", 0xC6, 0, &expiry, &a_minute);
+    connect.extend([text("ann"), text("a")].concat());
+    connect[1] += 8;
+    ann.send(&connect).await;
+    storage.answer("open", Stored).await;
+    ann.expect_connack_5(0x00).await;
+    drop(ann);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    let mut bob = Device::dial(&broker);
+    bob.send(&login(5, "sensor", "bob", "b")).await;
+
+    let will = storage.next_publish().await;
+    assert_eq!((will.user_name.as_deref(), will.is_authorized), (Some("ann"), true));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_new_access_control_list_counts_for_the_next_message_of_those_that_are_connected() {
     let (broker, mut storage) = start(Limits::default());
@@ -255,7 +278,8 @@ async fn a_login_that_began_under_one_file_is_decided_under_the_next() {
     {
         let limits = Limits { logins_waiting_max: 1, connect_timeout: Duration::from_secs(60), ..Limits::default() };
         let (broker, _storage) = start(limits);
-        broker.set_access(Access { passwords: Some(slow_file()), ..secured() });
+        // So slow that it is still being verified when the file changes, however busy the machine is.
+        broker.set_access(Access { passwords: Some(file_with(&[("ann", "secret")], 500_000)), ..secured() });
         let mut device = Device::dial(&broker);
         device.send(&login(5, "a", "ann", password)).await;
         let mut other = Device::dial(&broker);

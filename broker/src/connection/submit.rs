@@ -32,7 +32,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let request = Request {
             client_id: self.session.client_id().clone(),
-            user_name: self.session.user_name().cloned(),
             submission,
             received_at,
             number,
@@ -96,7 +95,6 @@ pub(super) fn detached(mut submission: Submission, frame_bytes: usize) -> Submis
 /// A submission with all that its [`Inbound`] needs but the share of the budget.
 struct Request {
     client_id: Arc<str>,
-    user_name: Option<Arc<str>>,
     submission: Submission,
     received_at: SystemTime,
     number: Option<u64>,
@@ -109,6 +107,6 @@ impl Request {
             Some(number) => Ticket::new(number, self.outcomes, share),
             None => Ticket::unattended(share),
         };
-        inbound_of_submission(shared, self.client_id, self.user_name, self.submission, self.received_at, ticket)
+        inbound_of_submission(shared, self.client_id, self.submission, self.received_at, ticket)
     }
 }

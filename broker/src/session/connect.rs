@@ -124,7 +124,7 @@ impl Session {
     /// A session that is not resumed ends here, and so its Will Message is due [MQTT-3.1.2-10].
     fn close_former_session(&mut self) {
         if let Some(delayed) = self.delayed_will.take() {
-            self.submit_will(Publication::of_will(delayed.will));
+            self.submit_will(Publication::of_will(delayed.will, delayed.user_name));
         }
         self.claim_storage(Reply::Close, Submission::CloseSession);
     }

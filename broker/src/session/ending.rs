@@ -140,7 +140,7 @@ impl Session {
     fn leave_will(&mut self, now: Instant) {
         let Some(will) = self.will.take() else { return };
         if will.delay_secs == 0 || self.expiry_secs == 0 {
-            self.submit_will(Publication::of_will(*will));
+            self.submit_will(Publication::of_will(*will, self.user_name.clone()));
             return;
         }
         let due = now + Duration::from_secs(will.delay_secs.into());

@@ -97,6 +97,8 @@ pub enum Submission {
 /// An accepted PUBLISH, or a Will Message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publication {
+    /// Who it is of, and so who must be allowed to publish it: of a Will Message whoever left it.
+    pub user_name: Option<Arc<str>>,
     /// Topic Name with aliases resolved.
     pub topic: Topic,
     /// Application Message.

@@ -204,6 +204,7 @@ impl Session {
 
     fn publication(&self, publish: Publish) -> Publication {
         Publication {
+            user_name: self.user_name.clone(),
             topic: publish.topic,
             payload: publish.payload,
             qos: publish.qos,

@@ -31,8 +31,9 @@ pub struct DelayedWill {
 
 impl Publication {
     /// A Will Message is stored as an ordinary message of its topic.
-    pub(crate) fn of_will(will: Will) -> Option<Self> {
+    pub(crate) fn of_will(will: Will, user_name: Option<Arc<str>>) -> Option<Self> {
         Some(Self {
+            user_name,
             topic: Topic::new(bytes::Bytes::copy_from_slice(will.topic.as_bytes()))?,
             payload: will.payload,
             qos: will.qos,
