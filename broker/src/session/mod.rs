@@ -357,11 +357,6 @@ impl Session {
         &self.client_id
     }
 
-    /// Who the client was found to be; `None` for one that needs no credentials here.
-    pub fn user_name(&self) -> Option<&Arc<str>> {
-        self.user_name.as_ref()
-    }
-
     /// Gives back the memory of queues that are empty. For a driver that is about to wait for a quiet client.
     pub fn release_memory(&mut self) {
         self.answers.release_memory();

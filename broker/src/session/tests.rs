@@ -499,7 +499,7 @@ fn nothing_is_claimed_until_it_is_known_who_it_is() {
     assert!(!line.session.may_read());
     line.session.handle_authenticated(Ok(Some("ann".into())), line.now);
     assert_eq!(line.actions(), ["claim c"]);
-    assert_eq!(line.session.user_name().map(|user| &**user), Some("ann"));
+    assert_eq!(line.session.user_name.as_deref(), Some("ann"));
 }
 
 #[test]
