@@ -241,20 +241,17 @@ fn a_released_message_that_a_broker_sends_again_is_stored_once() {
             };
 
             let mut session = scene.broker.accept_subscriber(false).unwrap();
-            // By these it is known that the broker counts its identifiers up.
-            for packet_id in 1..=3 {
-                session.publish_and_complete(&packet("zero", packet_id, false)).unwrap();
-            }
-            for (text, packet_id) in texts.into_iter().zip(4..) {
+            session.publish_and_complete(&packet("zero", 1, false)).unwrap();
+            for (text, packet_id) in texts.into_iter().zip(2..) {
                 session.publish_and_complete(&packet(text, packet_id, first_dup)).unwrap();
             }
             agent = scene.interrupt(agent, session, is_killed);
             let mut session = scene.broker.accept_subscriber(true).unwrap();
-            for (text, packet_id) in texts[..3].iter().copied().zip(4..) {
+            for (text, packet_id) in texts[..3].iter().copied().zip(2..) {
                 session.publish_and_complete(&packet(text, packet_id, true)).unwrap();
             }
 
-            let wanted = ["zero", "zero", "zero", "one", "two", "three", "four"];
+            let wanted = ["zero", "one", "two", "three", "four"];
             assert_eq!(scene.finish(agent), wanted, "{version}, killed: {is_killed}, DUP at first: {first_dup}");
         });
     }

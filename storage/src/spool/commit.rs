@@ -22,7 +22,7 @@ use super::gaps;
 use super::request::{Outcome, Request, size};
 use super::retained::{RetainedTable, Shares};
 use super::store::{Abort, SpoolError};
-use super::tables::{CHUNKS, META, META_SEQ_FLOOR, PACKET_IDS, SESSIONS, counts_up_key, forgotten_key};
+use super::tables::{CHUNKS, META, META_SEQ_FLOOR, PACKET_IDS, SESSIONS, forgotten_key};
 use super::{Spool, State};
 
 /// What a batch came to.
@@ -206,16 +206,7 @@ impl<'a> Batch<'a> {
             self.counters.duplicates_qos1 += 1;
             return Ok(Some(Outcome::Stored));
         }
-        if let Some(counts_up) = self.dup_window.stored(message, packet_id) {
-            // A restart must know it, and cannot see releases in the log.
-            let mut meta = self.txn.open_table(META)?;
-            let key = counts_up_key(&message.client_id);
-            if counts_up {
-                meta.insert(&*key, 1)?;
-            } else {
-                meta.remove(&*key)?;
-            }
-        }
+        self.dup_window.stored(message, packet_id);
         Ok(None)
     }
 
@@ -266,7 +257,6 @@ impl<'a> Batch<'a> {
     }
 
     fn release(&mut self, client_id: &str, packet_id: u16) -> Result<Outcome, Abort> {
-        self.dup_window.released(client_id, packet_id);
         let removed = self.packet_ids()?.remove((client_id, packet_id))?.is_some();
         if removed {
             self.gave_back(client_id, 1);
@@ -297,7 +287,6 @@ impl<'a> Batch<'a> {
             // A restart must not remember from the log what its broker has forgotten.
             let mut meta = self.txn.open_table(META)?;
             meta.insert(&*forgotten_key(client_id), self.first.plus(self.chunk.len()).0)?;
-            meta.remove(&*counts_up_key(client_id))?;
             self.changed = true;
         }
         let closed = self.sessions()?.remove(client_id)?.is_some();

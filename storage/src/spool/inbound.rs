@@ -12,7 +12,7 @@ use super::Spool;
 use super::dup_window::DupWindow;
 use super::reader::{first_at_or_before, load, load_header};
 use super::store::{Abort, SpoolError};
-use super::tables::{CHUNKS, COUNTS_UP, FORGOTTEN, META, PACKET_IDS, SESSIONS};
+use super::tables::{CHUNKS, FORGOTTEN, META, PACKET_IDS, SESSIONS};
 
 /// A session that outlives its connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,11 +73,8 @@ impl Spool {
             }
         };
         // Without this at worst a message that is sent again is stored again.
-        let sources = self.inner.store.read(known_of_sources).unwrap_or_default();
+        let forgotten = self.inner.store.read(forgotten).unwrap_or_default();
         let mut window = empty();
-        for client_id in &sources.counting_up {
-            window.counts_up(client_id);
-        }
         let mut next = from;
         // One chunk in memory at a time.
         while let Ok(Some((first, records))) = self.inner.store.read(|txn| {
@@ -88,7 +85,7 @@ impl Spool {
             Ok(Some((first, records.unwrap_or_default())))
         }) {
             for (seq, record) in (first.0..).zip(records) {
-                let is_of_its_session = seq >= sources.forgotten.get(&*record.message.client_id).copied().unwrap_or(0);
+                let is_of_its_session = seq >= forgotten.get(&*record.message.client_id).copied().unwrap_or(0);
                 if let Some(packet_id) = record.packet_id.filter(|_| is_of_its_session) {
                     window.stored(&record.message, packet_id);
                 }
@@ -99,26 +96,16 @@ impl Spool {
     }
 }
 
-/// What `meta` says of the sessions of sources.
-#[derive(Default)]
-struct Sources {
-    /// The broker forgot the session: the first seq of the new one.
-    forgotten: BTreeMap<String, u64>,
-    /// The broker counts its Packet Identifiers up.
-    counting_up: Vec<Arc<str>>,
-}
-
-fn known_of_sources(txn: &ReadTransaction) -> Result<Sources, Abort> {
-    let mut sources = Sources::default();
+/// For each source whose broker forgot the session: the first seq of the new one.
+fn forgotten(txn: &ReadTransaction) -> Result<BTreeMap<String, u64>, Abort> {
+    let mut forgotten = BTreeMap::new();
     for row in txn.open_table(META)?.iter()? {
         let (key, seq) = row?;
         if let Some(client_id) = key.value().strip_prefix(FORGOTTEN) {
-            sources.forgotten.insert(client_id.to_owned(), seq.value());
-        } else if let Some(client_id) = key.value().strip_prefix(COUNTS_UP) {
-            sources.counting_up.push(client_id.into());
+            forgotten.insert(client_id.to_owned(), seq.value());
         }
     }
-    Ok(sources)
+    Ok(forgotten)
 }
 
 /// Where the last `messages_max` messages and `bytes_max` bytes of chunks begin.

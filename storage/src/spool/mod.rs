@@ -25,7 +25,7 @@
 //! ```text
 //! spool.redb
 //!   chunks          (first seq, part) → ≤ 4,080 bytes     the messages of one commit: header · LZ4 block, see `chunk`
-//!   meta            format · seq floor · bytes of dead letters · what is known of the sessions of sources
+//!   meta            format · seq floor · bytes of dead letters
 //!   datasets        name → id                             given once, never reused
 //!   sealed          dataset → seq                         exclusive: the first one not yet sealed
 //!   delivered       (upstream, dataset) → seq             exclusive; upstream "" is retention: slices below may be gone

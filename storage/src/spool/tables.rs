@@ -40,14 +40,6 @@ pub(super) fn forgotten_key(client_id: &str) -> String {
 /// Begins such keys.
 pub(super) const FORGOTTEN: &str = "forgotten ";
 
-/// Key in [`META`] that is there when the broker of this source was seen to count its Packet Identifiers up.
-pub(super) fn counts_up_key(client_id: &str) -> String {
-    format!("{COUNTS_UP}{client_id}")
-}
-
-/// Begins such keys.
-pub(super) const COUNTS_UP: &str = "counts_up ";
-
 /// Version of this layout.
 pub(super) const META_FORMAT: &str = "format";
 /// The next seq is at least this, whatever the chunks say.
