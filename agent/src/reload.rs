@@ -81,8 +81,8 @@ fn taken_over(running: &Config, new: &Config) -> Vec<String> {
 fn takes_a_dataset_from_a_source(running: &Config, new: &Config) -> bool {
     let mut bound = running.datasets.iter().filter_map(|dataset| Some((dataset, dataset.source.as_ref()?)));
     let is_changed = |(dataset, source): (&Dataset, &String)| {
-        let source_of = |config: &Config| config.sources.iter().find(|one| one.name == *source).cloned();
-        source_of(running) != source_of(new) && !new.datasets.iter().any(|other| bare(other) == bare(dataset))
+        let [before, after] = [running, new].map(|config| config.sources.iter().find(|one| one.name == *source));
+        before != after && !new.datasets.iter().any(|other| bare(other) == bare(dataset))
     };
     bound.any(is_changed)
 }

@@ -103,12 +103,21 @@ enum Level<'a> {
 }
 
 /// Whether every topic of pattern `narrow` is a topic of pattern `wide`.
-pub fn covers(wide: &str, narrow: &str) -> bool {
+fn covers(wide: &str, narrow: &str) -> bool {
     let (wide, narrow) = (levels(wide), levels(narrow));
     let starts_with_wildcard = !matches!(wide.first(), Some(Level::Literal(_)));
     // [MQTT-4.7.2-1]: a leading wildcard does not take topics that begin with `$`.
     let is_system = matches!(narrow.first(), Some(Level::Literal(first)) if first.starts_with('$'));
     !(starts_with_wildcard && is_system) && covers_levels(&wide, &narrow)
+}
+
+/// Another of these filters that takes every topic of the one at `position`; of two that are equal the first.
+pub fn wider(filters: &[&str], position: usize) -> Option<usize> {
+    let narrow = filters[position];
+    filters
+        .iter()
+        .enumerate()
+        .position(|(other, wide)| other != position && covers(wide, narrow) && (*wide != narrow || other < position))
 }
 
 fn covers_levels(wide: &[Level<'_>], narrow: &[Level<'_>]) -> bool {

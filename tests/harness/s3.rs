@@ -75,7 +75,6 @@ impl S3Server {
         let addr = line.trim().strip_prefix("listening ").context("the S3 server ended before it listened")?;
         let addr = addr.parse().with_context(|| format!("understand the address {addr}"))?;
         ensure!(self.addr == addr, "the S3 server came back on {addr}");
-        self.addr = addr;
         Ok(())
     }
 

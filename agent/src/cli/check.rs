@@ -14,7 +14,7 @@ use crate::access::{self, FileError};
 use crate::config::{
     Auth, Config, Dataset, Listener, Loaded, Password, Source, Subscription, Upstream, UpstreamKind, units,
 };
-use crate::route::{Route, Router, covers, overlaps};
+use crate::route::{Route, Router, overlaps, wider};
 
 /// What `check` takes.
 #[derive(Debug, clap::Args)]
@@ -224,16 +224,12 @@ fn source_warnings(source: &Source, config: &Config, warnings: &mut Vec<String>)
             source.client_id
         ));
     }
+    let filters: Vec<&str> = source.topics.iter().map(|topic| topic.filter.as_str()).collect();
     for (position, topic) in source.topics.iter().enumerate() {
-        let wider = source.topics.iter().enumerate().find(|(other, wide)| {
-            *other != position
-                && covers(&wide.filter, &topic.filter)
-                && (wide.filter != topic.filter || *other < position)
-        });
-        if let Some((_, wide)) = wider {
+        if let Some(wide) = wider(&filters, position) {
             warn(format!(
                 "{} lies within {}: a broker may send its messages twice [MQTT-3.3.5-1]",
-                topic.filter, wide.filter
+                topic.filter, filters[wide]
             ));
         }
         let brings = topic.pattern();

@@ -15,7 +15,7 @@ use super::manifest::{MqttFetch, Template};
 use super::read::{PACKET_BYTES_MAX, secret, word};
 use super::units::show_size;
 use super::{Dataset, Secret};
-use crate::route::covers;
+use crate::route::wider;
 
 type Result<T> = std::result::Result<T, ConfigError>;
 type Parsed<T> = std::result::Result<T, String>;
@@ -376,15 +376,10 @@ pub(super) fn filter(text: &str) -> Parsed<String> {
 fn topics_of(datasets: &[Dataset], source: &str, qos: QoS) -> Vec<Subscription> {
     let takers = datasets.iter().filter(|dataset| dataset.takes_from(source));
     let filters: Vec<String> = takers.flat_map(|dataset| dataset.topics.iter().map(TopicPattern::filter)).collect();
-    let is_needed = |(position, filter): &(usize, &String)| {
-        let mut others = filters.iter().enumerate().filter(|(other, _)| other != position);
-        !others.any(|(other, wide)| covers(wide, filter) && (wide != *filter || other < *position))
-    };
-    filters
-        .iter()
-        .enumerate()
-        .filter(is_needed)
-        .map(|(_, filter)| Subscription { filter: filter.clone(), qos })
+    let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
+    (0..filters.len())
+        .filter(|position| wider(&filters, *position).is_none())
+        .map(|position| Subscription { filter: filters[position].to_owned(), qos })
         .collect()
 }
 
